@@ -1,0 +1,3 @@
+"""Espalier: prune, judge and show large language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,59 @@
+"""Where things lie. Every function reads the environment when it is called, so that tests and workers can differ.
+
+| variable | meaning | default |
+|---|---|---|
+| ESPALIER_HOME | runs/, studies/, chat/, queue.json, results.duckdb | the repository |
+| ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
+| HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
+"""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_TRUE = {"1", "true", "yes", "on"}
+
+
+def _folder(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable, "").strip()
+    return Path(value).expanduser().resolve() if value else default
+
+
+def home() -> Path:
+    """Folder that holds everything Espalier wrote for the user."""
+    return _folder("ESPALIER_HOME", REPOSITORY)
+
+
+def cache() -> Path:
+    """Folder of what can be made again: converted models, corpora, scores."""
+    return _folder("ESPALIER_CACHE", Path.home() / ".cache" / "espalier")
+
+
+def runs_dir() -> Path:
+    """One folder a run."""
+    return home() / "runs"
+
+
+def studies_dir() -> Path:
+    """One YAML file a study."""
+    return home() / "studies"
+
+
+def chat_dir() -> Path:
+    """Transcripts, one JSON-lines file a conversation."""
+    return home() / "chat"
+
+
+def queue_file() -> Path:
+    """What waits, in order."""
+    return home() / "queue.json"
+
+
+def database_file() -> Path:
+    """The store; a view that can be rebuilt from the files."""
+    return home() / "results.duckdb"
+
+
+def offline() -> bool:
+    """Whether model and data hubs must not be asked."""
+    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
