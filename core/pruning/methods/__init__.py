@@ -1,0 +1,1 @@
+"""One file a pruning method; every file here is imported by the registry."""

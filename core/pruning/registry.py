@@ -1,0 +1,112 @@
+"""The pruning methods there are. A method is one decorated function in a file of its own under `methods/`.
+
+    @register(name="wanda", title="Wanda", kind="mask", needs={"inputs"}, compare="row", summary="…", paper="…", url="…")
+    def wanda(weight, inputs, options, generator): ...
+
+Nothing here imports torch, so that pages can list methods; method files import it inside their functions.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from core.errors import UnknownNameError
+
+Kind = Literal["mask", "width", "depth"]
+Need = Literal["inputs", "gradients", "fisher"]
+Compare = Literal["row", "matrix"]
+
+
+class Options(BaseModel):
+    """Base of a method's own options: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One pruning method and what a person should know of it.
+
+    `needs` says what calibration must gather: `inputs` (statistics of each linear layer's inputs), `gradients` (of the
+    mean next-token loss, summed over the calibration set), `fisher` (mean over samples of squared gradients). It may
+    depend on the options. `compare` is the group in which a mask method ranks weights: each output row, or the matrix.
+    """
+
+    name: str
+    title: str
+    summary: str
+    paper: str
+    url: str
+    kind: Kind
+    function: Callable[..., Any] = field(compare=False)
+    needs: frozenset[Need] | Callable[[Any], frozenset[Need]] = frozenset()
+    seeded: bool = False
+    options: type[Options] = Options
+    compare: Compare = "matrix"
+
+    def needs_for(self, options: Mapping[str, Any]) -> frozenset[Need]:
+        """What calibration must gather for these options."""
+        if callable(self.needs):
+            return self.needs(self.options(**options))
+        return self.needs
+
+    def calibrated(self, options: Mapping[str, Any]) -> bool:
+        """Whether the method reads calibration text at all."""
+        return bool(self.needs_for(options))
+
+
+_methods: dict[str, Method] = {}
+
+
+def register(
+    *,
+    name: str,
+    title: str,
+    summary: str,
+    paper: str,
+    url: str,
+    kind: Kind,
+    needs: Iterable[Need] | Callable[[Any], frozenset[Need]] = (),
+    seeded: bool = False,
+    options: type[Options] = Options,
+    compare: Compare = "matrix",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a pruning method. A name taken twice is an error."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        taken = _methods.get(name)
+        if taken is not None:
+            raise ValueError(f"the pruning method {name!r} is registered twice: {taken.function.__module__}, {function.__module__}")
+        gathered = needs if callable(needs) else frozenset(needs)
+        _methods[name] = Method(name, title, summary, paper, url, kind, function, gathered, seeded, options, compare)
+        return function
+
+    return decorate
+
+
+@cache
+def _import_methods() -> None:
+    from core.pruning import methods as package
+
+    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"{package.__name__}.{module}")
+
+
+def methods() -> dict[str, Method]:
+    """All registered methods by name, masks first, then width, then depth. A file that fails to import raises."""
+    _import_methods()
+    order = {"mask": 0, "width": 1, "depth": 2}
+    return dict(sorted(_methods.items(), key=lambda item: (order[item[1].kind], item[0])))
+
+
+def get(name: str) -> Method:
+    """The method registered under `name`; UnknownNameError lists what there is."""
+    known = methods()
+    if name not in known:
+        raise UnknownNameError("pruning method", name, known)
+    return known[name]
