@@ -20,7 +20,22 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal, Self
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input: the dotted field, what and which value, what to do."""
+
+    field: str
+    message: str
+    advice: str = ""
+    level: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".strip()
 
 
 class EspalierError(Exception):
@@ -40,11 +55,24 @@ class InputError(EspalierError, ValueError):
 
 
 class ExperimentError(InputError):
-    """A field of an Experiment is wrong; `field` is its dotted path, or ''."""
+    """A field of an Experiment is wrong; `field` is its dotted path, or ''. `problems` lists all that was found."""
 
     def __init__(self, message: str, advice: str = "", field: str = "") -> None:
         super().__init__(message, advice)
         self.field = field
+        self.problems: list[Problem] = [Problem(field, message, advice)]
+
+    @classmethod
+    def of(cls, problems: list[Problem]) -> Self:
+        """One error that lists several problems."""
+        first = problems[0]
+        error = cls(
+            " ".join(str(p) for p in problems) if len(problems) > 1 else first.message,
+            "" if len(problems) > 1 else first.advice,
+            first.field,
+        )
+        error.problems = problems
+        return error
 
 
 class UnknownNameError(InputError):

@@ -81,7 +81,9 @@ def register(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         taken = _methods.get(name)
         if taken is not None:
-            raise ValueError(f"the pruning method {name!r} is registered twice: {taken.function.__module__}, {function.__module__}")
+            raise ValueError(
+                f"the pruning method {name!r} is registered twice: {taken.function.__module__}, {function.__module__}"
+            )
         gathered = needs if callable(needs) else frozenset(needs)
         _methods[name] = Method(name, title, summary, paper, url, kind, function, gathered, seeded, options, compare)
         return function
