@@ -316,7 +316,7 @@ class Experiment(_Section):
         own = self.pruning.calibration.seed if self.pruning else None
         return self.seed if own is None else own
 
-    # ------------------------------------------------------------------------------------------------------- in and out
+    # --- in and out
     @classmethod
     def parse(cls, data: Any) -> "Experiment":
         """Build from plain data. ExperimentError lists every problem, unknown keys with the nearest known one."""
@@ -376,7 +376,7 @@ def _method(pruning: Pruning) -> Any:
     return get(pruning.method)
 
 
-# --------------------------------------------------------------------------------------------------------------- descriptions
+# --- descriptions
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -403,7 +403,7 @@ def schema() -> dict[str, Any]:
     return Experiment.model_json_schema()
 
 
-# ------------------------------------------------------------------------------------------------------------------- problems
+# --- problems
 
 
 def _validated(section: type[S], data: Any, where: str) -> S:
@@ -450,7 +450,7 @@ def _fields_at(section: type[BaseModel], parents: list[str]) -> list[str]:
     return list(current.model_fields) if current else []
 
 
-# ----------------------------------------------------------------------------------------------------------------------- hash
+# --- hash
 
 
 @dataclass(frozen=True)

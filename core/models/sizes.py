@@ -132,7 +132,7 @@ class Architecture:
         return replace(self, layers=layers)
 
     def macs(self, tokens: int, context: int | None = None) -> int:
-        """Multiply-accumulates of one forward pass over `tokens` tokens that each see `context` positions (default: all)."""
+        """Multiply-accumulates of a forward pass over `tokens` tokens; each sees `context` positions (default: all)."""
         context = tokens if context is None else context
         linear = sum(r * c for i in range(self.n_layers) for r, c in self.matrix_shapes(i).values())
         attention = sum(2 * s.heads * self.head_dim * context for s in self.layers)
@@ -151,7 +151,7 @@ def _count(config: Mapping[str, Any], key: str, default: int | None = None, *, z
     return value
 
 
-# ---------------------------------------------------------------------------------------------------------- ratio → counts
+# --- ratio → counts
 # Ratios are read as the decimal that a person typed: floor(0.29 · 100) is 29, not the 28 of binary fractions.
 
 
@@ -166,7 +166,7 @@ def half_up_count(ratio: float, n: int) -> int:
 
 
 def kept_channels(ratio: float, n: int, round_to: int) -> int:
-    """MLP channels that stay: n − round-half-up(ratio · n), then up to a multiple of `round_to`, never 0, never above n."""
+    """MLP channels that stay: n − round-half-up(ratio · n), up to a multiple of `round_to`; never 0, never above n."""
     kept = max(n - half_up_count(ratio, n), 1)
     return min(-(-kept // round_to) * round_to, n)
 
@@ -191,7 +191,7 @@ def zeros_in_matrix(shape: tuple[int, int], ratio: float, pattern: str, compare:
     return half_up_count(ratio, rows * columns)
 
 
-# -------------------------------------------------------------------------------------------------------------------- plan
+# --- plan
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The pruning methods there are. A method is one decorated function in a file of its own under `methods/`.
 
-    @register(name="wanda", title="Wanda", kind="mask", needs={"inputs"}, compare="row", summary="…", paper="…", url="…")
+    @register(name="wanda", title="Wanda", kind="mask", needs={"inputs"}, compare="row", summary=…, paper=…, url=…)
     def wanda(weight, inputs, options, generator): ...
 
 Nothing here imports torch, so that pages can list methods; method files import it inside their functions.

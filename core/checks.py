@@ -1,0 +1,153 @@
+"""Whether an Experiment can work on a model, said before anything is loaded. No torch.
+
+`check` returns problems by field: errors, which keep a run from being queued, and warnings, which are shown beside the
+field. The text of a problem says what, which value, and what to do.
+"""
+
+from collections.abc import Iterator
+
+from core.errors import ExperimentError, NotAvailableError, Problem, UnknownNameError
+from core.experiment import Experiment, Pruning
+from core.models.sizes import PART_MATRICES, Architecture, Plan, parse_pattern, plan
+
+LATER = "It is part of the file format already, but this version cannot do it yet."
+
+
+def check(experiment: Experiment, architecture: Architecture) -> list[Problem]:
+    """Every problem of `experiment` on a model of `architecture`; errors first."""
+    problems = [*_not_built_yet(experiment), *_texts(experiment, architecture)]
+    if experiment.pruning is not None:
+        problems += _pruning(experiment.pruning, architecture)
+    return sorted(problems, key=lambda problem: problem.level != "error")
+
+
+def require(experiment: Experiment, architecture: Architecture) -> None:
+    """Raise ExperimentError with every error of `check`; NotAvailableError if all are of a later version."""
+    errors = [problem for problem in check(experiment, architecture) if problem.level == "error"]
+    if errors and all(problem.advice == LATER for problem in errors):
+        raise NotAvailableError(" ".join(problem.message for problem in errors), LATER)
+    if errors:
+        raise ExperimentError.of(errors)
+
+
+def _not_built_yet(experiment: Experiment) -> Iterator[Problem]:
+    pruning = experiment.pruning
+    if experiment.recovery is not None:
+        yield Problem("recovery", f"Recovery ({experiment.recovery.kind}) is set.", LATER)
+    if pruning is None:
+        return
+    if pruning.target != "selected":
+        yield Problem("pruning.target", f"target: {pruning.target} is set; only selected works.", LATER)
+    if pruning.allocation != "uniform":
+        yield Problem("pruning.allocation", f"allocation: {pruning.allocation} is set; only uniform works.", LATER)
+    if pruning.reconstruct:
+        yield Problem("pruning.reconstruct", "reconstruct is set.", LATER)
+
+
+def _texts(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:
+    pruning = experiment.pruning
+    limit = architecture.max_positions
+    if pruning is not None and pruning.calibration.length > limit:
+        yield Problem(
+            "pruning.calibration.length",
+            f"Calibration windows of {pruning.calibration.length} tokens exceed the model's {limit} positions.",
+            f"Choose at most {limit}.",
+        )
+    for i, text in enumerate(experiment.evaluation.perplexity):
+        if text.window > limit:
+            yield Problem(
+                f"evaluation.perplexity.{i}.window",
+                f"Perplexity windows of {text.window} tokens are longer than the model's {limit} positions.",
+                f"Choose at most {limit}.",
+            )
+        if text.max_tokens is not None and text.max_tokens < text.window:
+            yield Problem(
+                f"evaluation.perplexity.{i}.max_tokens",
+                f"max_tokens {text.max_tokens} is less than one window of {text.window} tokens.",
+                "Raise it or make the window smaller.",
+            )
+        if pruning is not None and _leaks(pruning, text.corpus, text.split, text.path):
+            yield Problem(
+                f"evaluation.perplexity.{i}",
+                f"Calibration and perplexity read the same text ({text.path or f'{text.corpus}, {text.split}'}).",
+                "The value will look better than it is: judge on another split.",
+                "warning",
+            )
+    if experiment.evaluation.chat_template and not experiment.evaluation.tasks:
+        yield Problem("evaluation.chat_template", "chat_template is set, but there are no tasks.", "", "warning")
+
+
+def _leaks(pruning: Pruning, corpus: str | None, split: str, path: str | None) -> bool:
+    from core.pruning.registry import get
+
+    calibration = pruning.calibration
+    if not get(pruning.method).calibrated(pruning.options):
+        return False
+    if path is not None or calibration.path is not None:
+        return path == calibration.path
+    return (corpus, split) == (calibration.corpus, calibration.split)
+
+
+def _pruning(pruning: Pruning, architecture: Architecture) -> list[Problem]:
+    from core.models.families import family
+
+    try:
+        family(architecture.model_type)
+    except UnknownNameError as error:
+        return [Problem("model.name", error.message, error.advice)]
+    try:
+        planned = plan(architecture, pruning)
+    except ExperimentError as error:
+        return error.problems
+    return [*_patterns(pruning, planned), *_widths(pruning, planned)]
+
+
+def _patterns(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
+    n_of_m = parse_pattern(pruning.pattern)
+    if n_of_m is None:
+        return
+    m = n_of_m[1]
+    for layer in planned.selected:
+        shapes = planned.before.matrix_shapes(layer)
+        for part in pruning.parts:
+            for role in PART_MATRICES[part]:
+                width = shapes[role][1]
+                if width % m:
+                    yield Problem(
+                        "pruning.pattern",
+                        f"Pattern {pruning.pattern} needs input widths divisible by {m}, "
+                        f"but {role} of layer {layer} has {width}.",
+                        "Choose unstructured, or leave that part out.",
+                    )
+                    return
+
+
+def _widths(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
+    if planned.kind != "width":
+        return
+    if pruning.same_sizes and not planned.after.uniform:
+        yield Problem(
+            "pruning.same_sizes",
+            f"same_sizes is set, but only layers {planned.selected[0]}–{planned.selected[-1]} are cut: sizes differ.",
+            "Prune all layers, or turn same_sizes off.",
+        )
+    if planned.params_after == planned.params_before:
+        yield Problem(
+            "pruning.ratio",
+            f"{pruning.ratio:.0%} removes nothing here: {_granularity(pruning, planned)}",
+            "Raise the ratio, or lower round_to.",
+        )
+    elif "attention" in pruning.parts and all(cut.before.heads == cut.after.heads for cut in planned.cuts):
+        yield Problem(
+            "pruning.ratio",
+            f"{pruning.ratio:.0%} removes no head at all here: {_granularity(pruning, planned)}",
+            "Raise the ratio, or count query heads within groups.",
+            "warning",
+        )
+
+
+def _granularity(pruning: Pruning, planned: Plan) -> str:
+    sizes = planned.before.layers[planned.selected[0]]
+    if pruning.heads == "kv_groups":
+        return f"a layer has {sizes.kv_heads} KV groups, and heads are rounded down."
+    return f"a KV group has {sizes.heads // sizes.kv_heads} query heads, and heads are rounded down."

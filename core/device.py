@@ -1,0 +1,132 @@
+"""What hardware there is, its free memory, and which number format suits it. No torch until a device is used.
+
+GPUs are found through NVML, host memory through psutil, so that a page can show both without loading torch.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from core.errors import DeviceError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device. Memory in bytes; `compute_capability` of a CUDA device, e.g. (9, 0)."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+    compute_capability: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """`cpu` or `cuda:<index>`."""
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+
+@cache
+def _nvml() -> Any:
+    """The NVML module, initialised; None where there is no NVIDIA driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - NVML's errors have no common base when its library is missing
+        return None
+    return pynvml
+
+
+def _visible(count: int) -> list[int]:
+    """NVML's indices in the order CUDA counts them, as CUDA_VISIBLE_DEVICES (numbers only) says."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None or not all(part.strip().isdigit() for part in wanted.split(",") if part.strip()):
+        return list(range(count))
+    return [int(part) for part in wanted.split(",") if part.strip() and int(part) < count]
+
+
+def gpus() -> list[DeviceInfo]:
+    """CUDA devices that the driver shows, in CUDA's order."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    found = []
+    for index, physical in enumerate(_visible(nvml.nvmlDeviceGetCount())):
+        handle = nvml.nvmlDeviceGetHandleByIndex(physical)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        name = nvml.nvmlDeviceGetName(handle)
+        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        found.append(DeviceInfo("cuda", index, str(name), int(memory.total), int(memory.free), tuple(capability)))
+    return found
+
+
+@cache
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(names, "CPU")
+    except OSError:
+        return "CPU"
+
+
+def cpu() -> DeviceInfo:
+    """The host's processor and memory."""
+    memory = psutil.virtual_memory()
+    return DeviceInfo("cpu", 0, _cpu_name(), memory.total, memory.available)
+
+
+def devices() -> list[DeviceInfo]:
+    """GPUs first, the CPU last."""
+    return [*gpus(), cpu()]
+
+
+def resolve_device(wanted: str) -> str:
+    """`auto` → the first GPU, else the CPU; `cuda` → `cuda:0`. InputError if there is no such device."""
+    found = gpus()
+    if wanted == "auto":
+        return found[0].key if found else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= len(found):
+        have = ", ".join(gpu.key for gpu in found) or "no CUDA device"
+        raise InputError(
+            f"device {wanted} asked for, but this machine has {have}.", "Choose auto, cpu or one of these."
+        )
+    return f"cuda:{index}"
+
+
+def info(device: str) -> DeviceInfo:
+    """What there is to know of a resolved device (`cpu`, `cuda:0`)."""
+    return next((d for d in devices() if d.key == device), cpu())
+
+
+def resolve_dtype(wanted: str, device: str) -> str:
+    """`auto` → float32 on a CPU, bfloat16 from compute capability 8.0, else float16."""
+    if wanted != "auto":
+        return wanted
+    if device == "cpu":
+        return "float32"
+    capability = info(device).compute_capability
+    return "bfloat16" if capability is None or capability >= (8, 0) else "float16"
+
+
+def torch_device(device: str) -> "torch.device":
+    """The torch device of a resolved name. DeviceError where the driver shows a GPU that torch cannot use."""
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"The driver shows {info(device).name}, but torch {torch.__version__} cannot use it.",
+            "Install a CUDA build of torch that fits the driver, or choose the device cpu.",
+        )
+    return torch.device(device)

@@ -1,0 +1,120 @@
+"""Fixtures that every test may use. Nothing here talks to a hub; nothing is written outside temporary folders."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TINY: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 16,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ESPALIER_HOME of the test's own."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("ESPALIER_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., dict[str, Any]]:
+    """config.json of a tiny GQA Llama, as a mapping; keywords replace entries."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY, **changes}
+
+    return make
+
+
+@pytest.fixture
+def tiny_llama() -> Callable[..., Any]:
+    """A tiny GQA Llama with seeded random weights, float32, eval mode; keywords replace config entries."""
+
+    def make(seed: int = 0, **changes: Any) -> Any:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(seed)
+        config = LlamaConfig(**{**TINY, **changes})
+        model = LlamaForCausalLM(config).to(torch.float32).eval()
+        with torch.no_grad():  # the library's own init is so small that every logit looks alike
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, 0.3)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tiny_tokenizer() -> Callable[..., Any]:
+    """A word-level tokenizer of 96 entries with bos, eos, pad and a chat template."""
+
+    def make() -> Any:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        words = ["<pad>", "<s>", "</s>", "<unk>", *(chr(c) for c in range(33, 125))]
+        tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words[:96])}, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+        )
+        fast.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}{% endfor %}"
+        return fast
+
+    return make
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path, tiny_llama: Any, tiny_tokenizer: Any) -> Callable[..., Path]:
+    """A folder in Hugging Face form that holds a tiny model and its tokenizer."""
+
+    def make(name: str = "tiny", **changes: Any) -> Path:
+        folder = tmp_path / name
+        tiny_llama(**changes).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The built-in model, really loaded (float32, CPU), once a session. Do not change its weights: deepcopy first."""
+    from core.experiment import ModelChoice
+    from core.models.loading import load
+
+    return load(ModelChoice(), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of WikiText-2 that ESPALIER_TEST_DATA names; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("ESPALIER_TEST_DATA", "")
+    if not folder or not (Path(folder) / "wikitext2").is_dir():
+        pytest.skip("ESPALIER_TEST_DATA names no folder with wikitext2/")
+    return Path(folder)
