@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from core.jobs.states import State
-from core.jobs.status import fold_of, now_iso
+from core.jobs.status import finite, fold_of, now_iso
 
 PROGRESS_EVERY_S = 0.5
 HEARTBEAT_EVERY_S = 2.0
@@ -87,7 +87,7 @@ class EventWriter:
             self._append("stage", {"stage": name, "status": status, **more})
 
     def progress(self, stage: str, done: float, total: float, unit: str, task: str | None = None) -> None:
-        """How far the stage is. Call it as often as you like: the first, the last and one in half a second are written."""
+        """How far the stage is. Call it as often as you like: the first, the last and one in 0.5 s are written."""
         with self._lock:
             series = self._series
             if series is None or not series.same(stage, task, total, unit, done):
@@ -130,7 +130,7 @@ class EventWriter:
                 return
             head = {"v": 1, "seq": self._seq + 1, "attempt": self.attempt, "time": now_iso(), "kind": kind}
             event = {**head, **{key: value for key, value in body.items() if key not in head}}
-            line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+            line = json.dumps(finite(event), ensure_ascii=False, allow_nan=False, default=str) + "\n"
             data = (("\n" if self._torn else "") + line).encode()
             self._torn = True  # until the whole line is known to be there
             written = os.write(self._handle, data)

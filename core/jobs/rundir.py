@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote
 
 from core.errors import InputError, QueueError
 from core.jobs.states import State, transition
-from core.jobs.status import RunStatus, fold_of, join, now_iso, parse_lines, to_iso
+from core.jobs.status import RunStatus, finite, fold_of, join, now_iso, parse_lines, to_iso
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -80,17 +80,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def to_json(value: Any) -> str:
     """JSON for files: readable, and never the NaN or Infinity that other readers refuse (they become null)."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Where a run stands, told from its files: events.jsonl (the worker's) and state.json (the supervisor's).
 
-The two are joined without a clock: the higher attempt wins; within an attempt WAITING < RUNNING < INTERRUPTED < finished,
-and of two finished states the worker's. So no order of writing, and no process that dies in between, can bring a finished
-run back.
+The two are joined without a clock: the higher attempt wins; within an attempt WAITING < RUNNING < INTERRUPTED <
+finished, and of two finished states the worker's. So no order of writing, and no process that dies in between, can bring
+a finished run back.
 """
 
 import json
@@ -35,6 +35,17 @@ def to_iso(moment: datetime) -> str:
 def from_iso(text: str) -> datetime:
     """Reverse of `to_iso`; raises ValueError on anything else."""
     return datetime.fromisoformat(text)
+
+
+def finite(value: Any) -> Any:
+    """`value` with nan and inf as None: JSON has neither, and other readers refuse them."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True)
