@@ -1,0 +1,89 @@
+from typing import Any
+
+import pytest
+
+from core.checks import check, require
+from core.errors import ExperimentError, NotAvailableError
+from core.experiment import Experiment
+from core.models.sizes import Architecture
+
+CONFIG = {
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+}  # fmt: skip
+
+
+def found(architecture: dict[str, Any] | None = None, **fields: Any) -> dict[str, str]:
+    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}}).with_changes(fields)
+    return {
+        problem.field: problem.level
+        for problem in check(experiment, Architecture.from_config({**CONFIG, **(architecture or {})}))
+    }
+
+
+def test_the_default_experiment_has_no_problem() -> None:
+    assert check(Experiment(), Architecture.from_config(CONFIG)) == []
+    assert found() == {}
+
+
+def test_layers_beyond_the_model_are_an_error_of_that_field() -> None:
+    assert found(**{"pruning.layers": [4, 30]}) == {"pruning.layers": "error"}
+
+
+def test_a_ratio_that_removes_no_head_is_a_warning_and_one_that_removes_nothing_an_error() -> None:
+    assert found(**{"pruning.ratio": 0.2}) == {"pruning.ratio": "warning"}
+    assert found(**{"pruning.ratio": 0.2, "pruning.parts": ["attention"]}) == {"pruning.ratio": "error"}
+
+
+def test_a_width_not_divisible_by_the_pattern_names_the_matrix() -> None:
+    experiment = Experiment.parse({"pruning": {"method": "wanda", "pattern": "4:8"}})
+    problems = check(experiment, Architecture.from_config({**CONFIG, "intermediate_size": 1540}))
+    assert "down of layer 0 has 1540" in problems[0].message
+
+
+def test_windows_longer_than_the_model_are_errors() -> None:
+    assert found(**{"pruning.calibration.length": 4096}) == {"pruning.calibration.length": "error"}
+    assert found(**{"evaluation.perplexity": [{"window": 4096}]}) == {"evaluation.perplexity.0.window": "error"}
+
+
+def test_judging_on_the_calibration_text_is_a_warning() -> None:
+    assert found(**{"pruning.calibration.split": "heldout"}) == {"evaluation.perplexity.0": "warning"}
+    assert found(**{"pruning.calibration.path": "a.txt", "evaluation.perplexity": [{"path": "a.txt"}]}) == {
+        "evaluation.perplexity.0": "warning"
+    }
+
+
+def test_a_method_that_reads_no_text_cannot_leak() -> None:
+    experiment = Experiment.parse({"pruning": {"method": "l2", "ratio": 0.4, "calibration": {"split": "heldout"}}})
+    assert check(experiment, Architecture.from_config(CONFIG)) == []
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    assert found({"model_type": "mamba"}) == {"model.name": "error"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pruning.target": "model"},
+        {"pruning.allocation": "global"},
+        {"pruning.reconstruct": True},
+        {"recovery": {"kind": "lora"}},
+    ],
+)
+def test_settings_of_a_later_version_are_refused_with_that_reason(fields: dict[str, Any]) -> None:
+    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}}).with_changes(fields)
+    with pytest.raises(NotAvailableError, match="cannot do it yet"):
+        require(experiment, Architecture.from_config(CONFIG))
+
+
+def test_require_lists_every_error() -> None:
+    experiment = Experiment.parse(
+        {"pruning": {"method": "taylor", "ratio": 0.4, "layers": [0, 99]}, "recovery": {"kind": "lora"}}
+    )
+    with pytest.raises(ExperimentError, match=r"Recovery.*layers 0–99"):
+        require(experiment, Architecture.from_config(CONFIG))
+
+
+def test_same_sizes_with_a_layer_range_is_refused() -> None:
+    assert found(**{"pruning.same_sizes": True, "pruning.layers": [4, 25]}) == {"pruning.same_sizes": "error"}
