@@ -1,0 +1,55 @@
+"""The documents say what the code does."""
+
+import re
+import runpy
+from pathlib import Path
+
+from core import settings
+from core.pruning.registry import methods
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_method_has_a_page_with_its_formula_and_paper() -> None:
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md")}
+    assert set(pages) == set(methods())
+    for name, method in methods().items():
+        assert method.title in pages[name]
+        assert method.url in pages[name]
+
+
+def test_the_experiment_page_is_what_the_descriptions_say() -> None:
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    assert (ROOT / "docs" / "experiment.md").read_text(encoding="utf-8") == build["text"](), "run: python docs/build.py"
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    source = (ROOT / "core" / "__main__.py").read_text(encoding="utf-8")
+    commands = set(re.findall(r'add_parser\(\s*"(\w+)"', source))
+    assert commands >= {"run", "methods", "models", "tasks", "reindex"}
+    for command in commands:
+        assert f"python -m core {command}" in readme, command
+
+
+def test_every_environment_variable_stands_in_the_settings_table() -> None:
+    used = {
+        name
+        for path in (ROOT / "core").rglob("*.py")
+        for name in re.findall(r'"(ESPALIER_[A-Z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert used
+    assert all(name in (settings.__doc__ or "") for name in used), used
+
+
+def test_every_requirement_is_pinned_and_says_what_needs_it() -> None:
+    for path in ROOT.glob("requirements*.txt"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith("#"):
+                assert re.match(r"^[\w\-\[\]]+==[\w.]+\s+# \w", line), f"{path.name}: {line}"
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    head = (ROOT / "README.md").read_text(encoding="utf-8")[:900]
+    assert "make app" in head
+    assert "make test" in head
