@@ -1,0 +1,132 @@
+"""Coupled structures: the rows and columns that can only go together, and how a score per weight becomes one per unit.
+
+| unit | rows of | columns of |
+|---|---|---|
+| KV group | q (its `rep` query heads), k, v | o |
+| query head | q | o |
+| MLP channel | gate, up | down |
+
+In each of these linear layers the channels of unit u are one contiguous block, and the blocks stand in the order of the
+units: KV group g owns query heads g·rep … (g+1)·rep − 1. So `view(units, -1)` groups channels correctly, also under
+grouped-query attention, where the block of q and o is `rep · head_dim` long and that of k and v `head_dim`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.models.sizes import PART_MATRICES, LayerSizes
+
+Part = Literal["attention", "mlp"]
+Unit = Literal["KV group", "query head", "MLP channel"]
+
+# roles whose rows belong to a unit, and roles whose columns do
+_ROWS: dict[Unit, tuple[str, ...]] = {"KV group": ("q", "k", "v"), "query head": ("q",), "MLP channel": ("gate", "up")}
+_COLUMNS: dict[Unit, str] = {"KV group": "o", "query head": "o", "MLP channel": "down"}
+
+
+@dataclass(frozen=True)
+class WeightGradients:
+    """What calibration learned of one weight matrix.
+
+    `gradient` (out, in) is g = ∂L/∂W of the mean next-token loss over all windows; `fisher` (out, in) the mean over the
+    windows of the squared gradient of each window's own mean loss. Both float32; `fisher` only where it was asked for.
+    """
+
+    gradient: Tensor
+    fisher: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One linear layer of a structure. `axis` 0: the structure's units own its rows; 1: its columns."""
+
+    role: str
+    axis: Literal[0, 1]
+    linear: nn.Linear
+    gradients: WeightGradients | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """W (out, in) in float32, detached."""
+        return self.linear.weight.detach().float()
+
+    @property
+    def gradient(self) -> Tensor:
+        """∂L/∂W (out, in); only for methods that declare `needs` gradients."""
+        if self.gradients is None:
+            raise ValueError(
+                f"no gradients were gathered for {self.role}: the method must be registered with needs gradients"
+            )
+        return self.gradients.gradient
+
+    @property
+    def fisher(self) -> Tensor:
+        """F (out, in); only for methods that declare `needs` fisher."""
+        if self.gradients is None or self.gradients.fisher is None:
+            raise ValueError(
+                f"no Fisher diagonal was gathered for {self.role}: the method must be registered with needs fisher"
+            )
+        return self.gradients.fisher
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All linear layers that share the units of one part of one decoder layer."""
+
+    layer: int
+    part: Part
+    unit: Unit
+    units: int
+    members: tuple[Member, ...]
+
+    def sum(self, score: Callable[[Member], Tensor], channel: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Sum a score per weight over everything that a unit owns.
+
+        score: maps a member to (out, in). channel: applied to the sum over each channel's fan (a row's inputs, a
+        column's outputs) before the channels of a unit are added up; None leaves it. Returns (units,).
+        """
+        fans = (score(member).sum(dim=1 - member.axis) for member in self.members)  # each (channels,)
+        reduced = (fan if channel is None else channel(fan) for fan in fans)
+        return torch.stack([each.view(self.units, -1).sum(dim=1) for each in reduced]).sum(dim=0)
+
+
+def unit_of(part: Part, heads: str) -> Unit:
+    """The unit that `pruning.heads` asks for in a part of the layer."""
+    if part == "mlp":
+        return "MLP channel"
+    return "KV group" if heads == "kv_groups" else "query head"
+
+
+def count_units(unit: Unit, sizes: LayerSizes) -> int:
+    """How many of these units a layer of these sizes has."""
+    return {"KV group": sizes.kv_heads, "query head": sizes.heads, "MLP channel": sizes.mlp}[unit]
+
+
+def member_roles(unit: Unit) -> tuple[str, ...]:
+    """Roles of the linear layers that a unit reaches into."""
+    return (*_ROWS[unit], _COLUMNS[unit])
+
+
+def structure(
+    layer: int,
+    part: Part,
+    heads: str,
+    sizes: LayerSizes,
+    linears: Mapping[str, nn.Linear],
+    gradients: Mapping[str, WeightGradients] | None = None,
+) -> Structure:
+    """The coupled structure of one part of a layer. `linears` and `gradients` go by role."""
+    unit, known = unit_of(part, heads), gradients or {}
+    members = [Member(role, 0, linears[role], known.get(role)) for role in _ROWS[unit]]
+    column = _COLUMNS[unit]
+    members.append(Member(column, 1, linears[column], known.get(column)))
+    return Structure(layer, part, unit, count_units(unit, sizes), tuple(members))
+
+
+def roles_of(parts: tuple[Part, ...]) -> tuple[str, ...]:
+    """Roles of all linear layers in these parts, in the order of the forward pass."""
+    return tuple(role for part in parts for role in PART_MATRICES[part])
