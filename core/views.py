@@ -43,7 +43,9 @@ class Preview:
     identical: str | None
     """Id of a complete run that computes the same, or None."""
     warnings: list[str] = field(default_factory=list)
-    """What works, but should be known: leakage, few documents, no head removed."""
+    """What works, but should be known, one sentence each: leakage, few documents, no head removed."""
+    cautions: list[Problem] = field(default_factory=list)
+    """Those of the warnings that belong beside a field."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
     disk_bytes: int = 0
     """Rough size of what the run leaves on disk."""

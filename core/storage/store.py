@@ -1,0 +1,311 @@
+"""results.duckdb: a view of the run directories for asking questions fast. Lost or damaged, it is made again from them.
+
+One connection, a cursor of its own for every question, everything fetched at once: safe from many threads. One writer
+at a time. While another process has the file open (DuckDB then refuses even readers), the same view is built in memory
+and `read_only` is true.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from core import settings
+from core.errors import StoreError
+from core.storage import migrations
+from core.storage.reading import LAYER_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS, STAGE_COLUMNS, RunRows, read_run, signature
+
+TABLES = ("runs", "metrics", "layers", "stages", "sources")
+TIMES = ("created", "started", "finished")
+FINISHED = ("COMPLETE", "FAILED", "CANCELLED")
+IN_MEMORY = ":memory:"
+_SOURCE_COLUMNS = {"run_id": "VARCHAR", "signature": "VARCHAR"}
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+
+class Store:
+    """The tables of one home. Open with `Store.open(home)`; `Store(':memory:')` is an empty one."""
+
+    def __init__(self, path: Path | str = IN_MEMORY) -> None:
+        self.path = str(path)
+        self.read_only = False
+        """True where another process owns the file, and this is a copy in memory."""
+        self.notice = ""
+        """What a person should know of how the store was opened, or ''."""
+        self._write = threading.RLock()
+        self._cursors = threading.Lock()
+        self._last: dict[str, RunRows] = {}
+        self._connection = _connect(self.path)
+        try:
+            self.migrated = migrations.migrate(self._connection)
+            self._probe()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def open(cls, home: Path | None = None) -> "Store":
+        """Open the store of `home` (default: the settings') and bring it level with the run directories.
+
+        A damaged file is moved aside and the store made anew; a file that another process holds, or that cannot be
+        written, gives a copy in memory.
+        """
+        home = settings.home() if home is None else home
+        home.mkdir(parents=True, exist_ok=True)
+        file = home / settings.database_file().name
+        try:
+            store = cls(file)
+        except (duckdb.Error, StoreError) as error:
+            store = _instead_of(file, error)
+        if store.migrated:
+            store.reindex(home)
+        else:
+            store.sync(home, thorough=True)
+        return store
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        with self._write, self._cursors:
+            self._connection.close()
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def ingest(self, directory: Path) -> bool:
+        """Read one run directory and replace its rows; returns whether anything changed. Safe to repeat.
+
+        Text that cannot be read becomes a row that says so, never an exception. StoreError if the database fails.
+        """
+        with self._write:
+            mark = signature(directory)
+            rows = read_run(directory)
+            if rows is None:
+                return self._forget(directory.name)
+            if self._last.get(rows.run_id) == rows:
+                return False
+            with self._transaction() as cursor:
+                _delete(cursor, [rows.run_id])
+                _insert(cursor, [(rows, mark)])
+            self._last[rows.run_id] = rows
+            if rows.run["state"] in FINISHED:
+                del self._last[rows.run_id]
+            return True
+
+    def sync(self, home: Path, thorough: bool = False) -> int:
+        """Bring the tables level with `home`/runs by the files' sizes and times; returns how many runs changed.
+
+        Finished runs never change, so they are only looked for, unless `thorough`.
+        """
+        with self._write:
+            known = dict(self._fetch("SELECT run_id, signature FROM sources"))
+            finished = {
+                row[0] for row in self._fetch("SELECT id FROM runs WHERE state IN ('COMPLETE','FAILED','CANCELLED')")
+            }
+            present = {path.name: path for path in run_directories(home)}
+            changed = sum(self._forget(run_id) for run_id in known.keys() - present.keys())
+            for run_id, path in present.items():
+                if run_id in known and ((run_id in finished and not thorough) or known[run_id] == signature(path)):
+                    continue
+                changed += self.ingest(path)
+            return changed
+
+    def reindex(self, home: Path) -> int:
+        """Empty the tables and read every run directory of `home`; returns how many runs there are."""
+        with self._write:
+            pairs = []
+            for path in run_directories(home):
+                mark = signature(path)
+                rows = read_run(path)
+                if rows is not None:
+                    pairs.append((rows, mark))
+            with self._transaction() as cursor:
+                for table in TABLES:
+                    cursor.execute(f"DELETE FROM {table}")
+                _insert(cursor, pairs)
+            self._last.clear()
+            return len(pairs)
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run whose directory is gone."""
+        with self._write:
+            self._forget(run_id)
+
+    def _forget(self, run_id: str) -> bool:
+        self._last.pop(run_id, None)
+        with self._transaction() as cursor:
+            known = cursor.execute("SELECT 1 FROM sources WHERE run_id = ?", [run_id]).fetchall()
+            _delete(cursor, [run_id])
+        return bool(known)
+
+    # ------------------------------------------------------------------------------------------------------ asking
+
+    def runs(self, where: str = "", parameters: Sequence[Any] = ()) -> pd.DataFrame:
+        """One row a run, newest first; `where` is an SQL condition with ? for each parameter. Times are UTC."""
+        condition = f"WHERE {where}" if where else ""
+        frame = self._frame(
+            f"SELECT {', '.join(RUN_COLUMNS)} FROM runs {condition} ORDER BY created DESC NULLS LAST, id DESC",
+            parameters,
+        )
+        for column in TIMES:
+            frame[column] = pd.to_datetime(frame[column]).dt.tz_localize("UTC")
+        return frame
+
+    def metrics(self, run_ids: Iterable[str]) -> pd.DataFrame:
+        """One row a measured number of these runs, in the order in which they were measured."""
+        return self._of("metrics", METRIC_COLUMNS, run_ids, "run_id, rowid")
+
+    def layers(self, run_ids: Iterable[str]) -> pd.DataFrame:
+        """One row a decoder layer of these runs: sizes before and after, and the share of weights that are not zero."""
+        return self._of("layers", LAYER_COLUMNS, run_ids, "run_id, layer")
+
+    def stages(self, run_ids: Iterable[str]) -> pd.DataFrame:
+        """One row a stage of these runs, in order, with its seconds."""
+        return self._of("stages", STAGE_COLUMNS, run_ids, "run_id, position")
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Answer of any SELECT over the tables, as tuples."""
+        return self._fetch(query, parameters)
+
+    def dump(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Everything in every table, sorted: two stores of the same files are equal by it."""
+        return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+    def _of(self, table: str, columns: Iterable[str], run_ids: Iterable[str], order: str) -> pd.DataFrame:
+        ids = list(dict.fromkeys(run_ids))
+        query = f"SELECT {', '.join(columns)} FROM {table} WHERE list_contains(?::VARCHAR[], run_id) ORDER BY {order}"
+        return self._frame(query, [ids])
+
+    def _frame(self, query: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
+        with self._cursor() as cursor:
+            relation = cursor.sql(query, params=list(parameters)) if parameters else cursor.sql(query)
+            frame: pd.DataFrame = relation.df()
+            return frame
+
+    def _fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._cursor() as cursor:
+            return cursor.execute(query, list(parameters)).fetchall()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with self._cursors:
+                cursor = self._connection.cursor()
+            try:
+                yield cursor
+            finally:
+                cursor.close()
+        except duckdb.Error as error:
+            raise StoreError(
+                f"results.duckdb cannot answer ({type(error).__name__}: {_first_line(error)}).",
+                "Start the app again: it makes the store anew from the run directories if the file is damaged.",
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+
+    def _probe(self) -> None:
+        """Read every block once, so that damage shows when the file is opened and not under a page."""
+        for table in TABLES:
+            self._connection.execute(f"SELECT count(*), bit_xor(hash(t)) FROM {table} t").fetchall()
+
+
+def run_directories(home: Path) -> list[Path]:
+    """Folders of runs under `home`, by name; links and names that are no run id are left out."""
+    from core.jobs.rundir import is_run_id
+
+    try:
+        with os.scandir(home / "runs") as entries:
+            return sorted(
+                Path(entry.path) for entry in entries if is_run_id(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        return []
+
+
+def reindex(home: Path | None = None) -> int:
+    """Make results.duckdb of `home` anew from its files; returns how many runs it holds.
+
+    StoreError if another process has it open: that process keeps it level by itself.
+    """
+    home = settings.home() if home is None else home
+    store = Store.open(home)
+    try:
+        if store.read_only:
+            raise StoreError(
+                store.notice, "The app keeps the store level with the files; stop it to make the store anew."
+            )
+        return store.reindex(home)
+    finally:
+        store.close()
+
+
+def _connect(path: str) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(path, config=_CONFIG)
+
+
+def _instead_of(file: Path, error: Exception) -> Store:
+    """What to use for a file that does not open: a copy in memory if it is held or write-protected, else a new file."""
+    held = isinstance(error, duckdb.IOException) and "lock" in str(error).lower()
+    if held or not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
+        store = Store(IN_MEMORY)
+        store.read_only = True
+        store.notice = "Another process has results.duckdb open." if held else f"{file.name} cannot be written."
+        return store
+    aside = _move_aside(file)
+    store = Store(file)
+    store.notice = (
+        f"{file.name} could not be read and was made anew from the runs; the old file is kept as {aside.name}."
+    )
+    return store
+
+
+def _move_aside(file: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    aside = file.with_name(f"{file.name}.damaged-{stamp}")
+    for suffix in ("", ".wal"):
+        part = file.with_name(file.name + suffix)
+        if part.exists():
+            os.replace(part, aside.with_name(aside.name + suffix))  # noqa: PTH105
+    return aside
+
+
+def _delete(cursor: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
+    for table in TABLES:
+        column = "id" if table == "runs" else "run_id"
+        cursor.execute(f"DELETE FROM {table} WHERE list_contains(?::VARCHAR[], {column})", [run_ids])
+
+
+def _insert(cursor: duckdb.DuckDBPyConnection, pairs: list[tuple[RunRows, str]]) -> None:
+    """Insert whole columns as lists: a hundred times faster than row by row."""
+    batches: dict[str, tuple[Mapping[str, str], list[Sequence[Any]]]] = {
+        "runs": (RUN_COLUMNS, [[rows.run[column] for column in RUN_COLUMNS] for rows, _ in pairs]),
+        "metrics": (METRIC_COLUMNS, [row for rows, _ in pairs for row in rows.metrics]),
+        "layers": (LAYER_COLUMNS, [row for rows, _ in pairs for row in rows.layers]),
+        "stages": (STAGE_COLUMNS, [row for rows, _ in pairs for row in rows.stages]),
+        "sources": (_SOURCE_COLUMNS, [(rows.run_id, mark) for rows, mark in pairs]),
+    }
+    for table, (columns, values) in batches.items():
+        if values:
+            lists = [list(column) for column in zip(*values, strict=True)]
+            parts = ", ".join(f"unnest(?::{kind}[])" for kind in columns.values())
+            cursor.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {parts}", lists)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
