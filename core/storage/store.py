@@ -21,7 +21,9 @@ from core.errors import StoreError
 from core.storage import migrations
 from core.storage.reading import LAYER_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS, STAGE_COLUMNS, RunRows, read_run, signature
 
-TABLES = ("runs", "metrics", "layers", "stages", "sources")
+CONTENT = ("runs", "metrics", "layers", "stages")
+TABLES = (*CONTENT, "sources")
+"""`sources` only remembers which files the rows came from."""
 TIMES = ("created", "started", "finished")
 FINISHED = ("COMPLETE", "FAILED", "CANCELLED")
 IN_MEMORY = ":memory:"
@@ -175,8 +177,8 @@ class Store:
         return self._fetch(query, parameters)
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Everything in every table, sorted: two stores of the same files are equal by it."""
-        return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+        """The content of every table, sorted: two stores of the same files are equal by it."""
+        return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in CONTENT}
 
     def _of(self, table: str, columns: Iterable[str], run_ids: Iterable[str], order: str) -> pd.DataFrame:
         ids = list(dict.fromkeys(run_ids))
