@@ -47,6 +47,7 @@ class EventWriter:
         self._heart: threading.Thread | None = None
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._torn = _ends_torn(self._handle)
+        self._over = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +74,12 @@ class EventWriter:
     # --- kinds of event
 
     def state(self, state: State, *, reason: str = "", advice: str = "", **more: Any) -> None:
-        """The run enters `state`; `reason` is one sentence for people, `advice` what to do."""
+        """The run enters `state`, for a `reason` (one sentence), with `advice`. Nothing follows a final state."""
         said = {key: text for key, text in (("reason", reason), ("advice", advice)) if text}
         with self._lock:
             self._flush_progress()
             self._append("state", {"state": str(state), **said, **more})
+            self._over = state.finished
 
     def stage(self, name: str, status: str, **more: Any) -> None:
         """A stage `started`, `finished` (with `seconds`) or was `reused` from an earlier attempt."""
@@ -126,7 +128,7 @@ class EventWriter:
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
         with self._lock:
-            if self._handle is None:
+            if self._handle is None or self._over:
                 return
             head = {"v": 1, "seq": self._seq + 1, "attempt": self.attempt, "time": now_iso(), "kind": kind}
             event = {**head, **{key: value for key, value in body.items() if key not in head}}

@@ -40,6 +40,7 @@ __all__ = ["RunDirectory", "RunStatus", "is_run_id", "list_runs", "new_run_id", 
 _RUN_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{8}-[a-z0-9]{4}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LOG_BYTES_A_LINE = 400
+_LAST_EVENT_BYTES = 8192
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOCK_WAIT_S = 2.0  # readers hold the lock for microseconds while they look whether it is free
 
@@ -83,7 +84,8 @@ def to_json(value: Any) -> str:
     return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if the file is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -185,15 +187,16 @@ class RunDirectory:
 
     def status(self) -> RunStatus:
         """Where the run stands now. RUNNING is said only while its worker lives; otherwise it is INTERRUPTED."""
-        status = self._joined()
+        status = self.recorded()
         if status.state is State.RUNNING and not self.worker_lives():
-            status = self._joined()  # the worker may have ended well between the two looks
+            status = self.recorded()  # the worker may have ended well between the two looks
             if status.state is State.RUNNING:
                 reason = "The worker ended without a result."
                 status = replace(status, state=State.INTERRUPTED, reason=reason, eta_s=None)
         return status
 
-    def _joined(self) -> RunStatus:
+    def recorded(self) -> RunStatus:
+        """What the files say, without a look at whether the worker lives: RUNNING may be the word of a dead one."""
         fold = fold_of(self.events_file)
         fold.update(self.events_file)
         status = join(fold, self.read_state())
@@ -202,6 +205,18 @@ class RunDirectory:
         if created is None and match:
             created = to_iso(datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC))
         return replace(status, id=self.id, created=created, attempt=max(status.attempt, 1))
+
+    def ended(self) -> bool:
+        """Whether the run is over, told from the ends of two files: fast enough to ask ten thousand runs."""
+        state = (self.read_state() or {}).get("state")
+        try:
+            with self.events_file.open("rb") as file:
+                file.seek(max(os.fstat(file.fileno()).st_size - _LAST_EVENT_BYTES, 0))
+                last = [event for event in parse_lines(file.read()) if event["kind"] == "state"][-1:]
+        except FileNotFoundError:
+            last = []
+        words = {state, *(event.get("state") for event in last)}
+        return bool(words & {str(state) for state in State if state.finished})
 
     # --- stages and results
 
@@ -213,7 +228,7 @@ class RunDirectory:
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, or None if it is not finished."""
-        return _read_json(self._stage_file(name))
+        return read_json(self._stage_file(name))
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """All finished stages by name, in the order in which they finished."""
@@ -223,7 +238,7 @@ class RunDirectory:
                 if (
                     path.suffix == ".json"
                     and not path.name.startswith(".")
-                    and (content := _read_json(path)) is not None
+                    and (content := read_json(path)) is not None
                 ):
                     found.append((str(content.get("finished", "")), unquote(path.stem), content))
         return {name: content for _, name, content in sorted(found, key=lambda item: item[:2])}
@@ -234,7 +249,7 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any] | None:
         """results.json, or None while there is none."""
-        return _read_json(self.results_file)
+        return read_json(self.results_file)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json: the last file of a complete run."""
@@ -257,7 +272,7 @@ class RunDirectory:
 
     def read_state(self) -> dict[str, Any] | None:
         """state.json, or None."""
-        return _read_json(self.state_file)
+        return read_json(self.state_file)
 
     def write_state(self, state: State, *, attempt: int = 1, reason: str = "", advice: str = "", **more: Any) -> None:
         """Write state.json for a run without a living worker; keeps what it said of hash, resolved and created.
@@ -266,10 +281,8 @@ class RunDirectory:
         supervisor's lock, or the worker's, may call it.
         """
         old = self.read_state() or {}
-        fold = fold_of(self.events_file)
-        fold.update(self.events_file)
-        known = bool(old) or fold.state is not None
-        transition(join(fold, old or None).state if known else None, state)
+        known = bool(old) or fold_of(self.events_file).update(self.events_file).attempt > 0
+        transition(self.recorded().state if known else None, state)
         kept = {key: old[key] for key in ("run_id", "hash", "resolved", "created") if key in old}
         content = {
             "v": 1,

@@ -1,11 +1,12 @@
 """The states of a run, and the one function that says which may follow which.
 
     WAITING ──▶ RUNNING ──▶ COMPLETE | FAILED | CANCELLED      finished: nothing follows
-       ▲           │
-       └── INTERRUPTED ──▶ RUNNING | FAILED | CANCELLED        the worker is gone without a result
+     ▲ │           │
+     │ ▼           ▼
+     INTERRUPTED ──▶ RUNNING | FAILED | CANCELLED              the worker is gone without a result
 
-A worker leaves WAITING or INTERRUPTED by starting; what it leaves behind when it is killed is INTERRUPTED, which goes
-back to the queue. Paused is a flag of the queue, not a state of a run.
+A worker takes a run out of WAITING or INTERRUPTED by starting; when it ends without a result, even before its first
+word, the run is INTERRUPTED, and goes back to the queue. Paused is a flag of the queue, not a state of a run.
 """
 
 from enum import StrEnum
@@ -30,7 +31,7 @@ class State(StrEnum):
 
 
 FOLLOWS: dict[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
+    State.WAITING: frozenset({State.RUNNING, State.INTERRUPTED, State.FAILED, State.CANCELLED}),
     State.RUNNING: frozenset({State.INTERRUPTED, State.COMPLETE, State.FAILED, State.CANCELLED}),
     State.INTERRUPTED: frozenset({State.WAITING, State.RUNNING, State.FAILED, State.CANCELLED}),
     State.COMPLETE: frozenset(),

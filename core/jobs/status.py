@@ -1,8 +1,8 @@
 """Where a run stands, told from its files: events.jsonl (the worker's) and state.json (the supervisor's).
 
 The two are joined without a clock: the higher attempt wins; within an attempt WAITING < RUNNING < INTERRUPTED <
-finished, and of two finished states the worker's. So no order of writing, and no process that dies in between, can bring
-a finished run back.
+finished, and of two finished states the worker's. So no order of writing, and no process that dies in between, can
+bring a finished run back.
 """
 
 import json

@@ -1,0 +1,394 @@
+"""The supervisor: starts workers in the queue's order, watches them, and brings runs back that lost theirs.
+
+One per store, guarded by a lock on the file system. It lives in the app's process as a thread; workers live in
+processes of their own and outlive it. Everything that it knows is in the files (queue.json, each run's directory), so
+that the next supervisor goes on where this one was killed.
+"""
+
+import logging
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from core import settings
+from core.device import resolve_device
+from core.errors import EspalierError, InputError, QueueError
+from core.jobs import processes
+from core.jobs.queue import Queue
+from core.jobs.rundir import RunDirectory, is_run_id, list_runs, read_json, to_json, write_atomic
+from core.jobs.stages import is_reusable
+from core.jobs.states import State
+from core.jobs.status import RunStatus, now_iso
+
+MAX_ATTEMPTS = 3  # starts in a row that finish nothing which the next one could use
+POLL_S = 0.3
+AFTER_ERROR_S = 3.0  # a full disk, say: no flood of log lines
+SCAN_EVERY_S = 2.0
+KILL_AFTER_S = 20.0
+
+_log = logging.getLogger(__name__)
+_left_running: list["subprocess.Popen[bytes]"] = []  # workers that outlive a stopped supervisor; kept to be reaped
+
+
+@dataclass
+class _Active:
+    """A run whose worker lives, or is about to. `process` is None for one that another process started."""
+
+    directory: RunDirectory
+    device: str
+    attempt: int
+    process: "subprocess.Popen[bytes] | None" = None
+    kill_at: float | None = None
+
+
+@dataclass(frozen=True)
+class QueueView:
+    """What the queue looks like now."""
+
+    paused: bool
+    waiting: tuple[str, ...]
+    running: tuple[str, ...]
+
+
+class Supervisor:
+    """The one that starts and watches the workers of a store.
+
+    `on_change(run_id)` is called after a run's state changed, outside of every lock, from the supervisor's thread or
+    the caller's. What it raises is logged.
+    """
+
+    def __init__(self, home: Path | None = None, on_change: Callable[[str], None] | None = None) -> None:
+        self.home = (home or settings.home()).resolve()
+        self.runs = self.home / "runs"
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._file_lock = FileLock(self.runs / ".supervisor.lock", timeout=0, thread_local=False)
+        self._owner_file = self.runs / ".supervisor.json"
+        self._queue = Queue(self.home / "queue.json")
+        self._active: dict[str, _Active] = {}
+        self._devices: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._changed: list[str] = []
+        self._next_scan = 0.0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # --- life
+
+    def start(self) -> None:
+        """Take the store's lock, bring every run into a true state, and begin. QueueError if another process has it."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file_lock.acquire()
+        except Timeout:
+            raise QueueError(
+                f"Another Espalier ({self._owner()}) works on {self.home}.", "Use that one, or stop it first."
+            ) from None
+        write_atomic(self._owner_file, to_json({**processes.identity(), "time": now_iso()}))
+        _left_running[:] = [process for process in _left_running if process.poll() is None]
+        with self._lock:
+            self._queue = Queue.read(self.home / "queue.json")
+            self._reconcile()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the supervisor; its workers go on. May be called twice."""
+        self._stopping = True
+        self._wake.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        with self._lock:
+            _left_running.extend(a.process for a in self._active.values() if a.process is not None)
+            self._active.clear()
+        self._file_lock.release()
+
+    def _owner(self) -> str:
+        pid = (read_json(self._owner_file) or {}).get("pid")
+        return f"process {pid}" if pid else "another process"
+
+    # --- what people ask for
+
+    def enqueue(self, run_id: str, *, hash: str = "", resolved: Mapping[str, Any] | None = None) -> None:
+        """Put a run, whose experiment.yaml is written, at the queue's end."""
+        directory = RunDirectory.of(self.runs, run_id)
+        if not directory.exists():
+            raise InputError(f"Run {run_id} has no experiment.yaml.", "Write it before the run is queued.")
+        with self._lock:
+            self._require_life()
+            directory.write_state(State.WAITING, hash=hash, resolved=dict(resolved or {}))
+            self._queue.add(run_id)
+            self._queue.write()
+            self._seen.add(run_id)
+            self._changed.append(run_id)
+        self._tell()
+        self._wake.set()
+
+    def cancel(self, run_id: str) -> None:
+        """Take a waiting run out of the queue, or ask a running one to stop; after 20 s its group is killed.
+
+        Asking again is harmless. QueueError if the run is over.
+        """
+        directory = RunDirectory.of(self.runs, run_id)
+        with self._lock:
+            self._require_life()
+            if run_id not in self._active and directory.worker_lives():
+                self._adopt(directory, directory.status())
+            active = self._active.get(run_id)
+            if active is None:
+                status = directory.status()
+                if status.state.finished:
+                    raise QueueError(f"Run {run_id} is {status.state} already.", "There is nothing to cancel.")
+                self._end_waiting(directory, status, State.CANCELLED, "Cancelled before it was started.")
+            elif active.kill_at is None:
+                self._queue.cancelling.append(run_id)
+                self._queue.write()
+                self._ask_to_stop(active)
+        self._tell()
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Start no more runs; those that work go on."""
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        """Start runs again."""
+        self._set_paused(False)
+
+    def move(self, run_id: str, by: int) -> None:
+        """Move a waiting run by that many places, towards the head if negative."""
+        with self._lock:
+            self._require_life()
+            self._queue.move(run_id, by)
+            self._queue.write()
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run with its files. QueueError while its worker lives."""
+        directory = RunDirectory.of(self.runs, run_id)
+        with self._lock:
+            self._require_life()
+            if run_id in self._active or directory.worker_lives():
+                raise QueueError(f"Run {run_id} is running.", "Cancel it first.")
+            if self._queue.remove(run_id):
+                self._queue.write()
+            if directory.path.is_dir():
+                gone = directory.path.rename(self.runs / f".deleted-{run_id}")
+                shutil.rmtree(gone, ignore_errors=True)
+            self._seen.discard(run_id)
+            self._changed.append(run_id)
+        self._tell()
+
+    def view(self) -> QueueView:
+        """The queue now."""
+        with self._lock:
+            return QueueView(self._queue.paused, tuple(self._queue.order), tuple(self._active))
+
+    def _set_paused(self, paused: bool) -> None:
+        with self._lock:
+            self._require_life()
+            self._queue.paused = paused
+            self._queue.write()
+        self._wake.set()
+
+    def _require_life(self) -> None:
+        if not self._file_lock.is_locked:
+            raise QueueError("The queue of this store is not held by this process.", "Start the supervisor first.")
+
+    # --- the thread
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            try:
+                with self._lock:
+                    self._step()
+                pause = POLL_S
+            except Exception:  # noqa: BLE001 - one bad run or a full disk must not end the night's queue
+                _log.exception("The supervisor met an error and goes on.")
+                pause = AFTER_ERROR_S
+            self._tell()
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _step(self) -> None:
+        for active in list(self._active.values()):
+            self._watch_one(active)
+        if time.monotonic() >= self._next_scan:
+            self._next_scan = time.monotonic() + SCAN_EVERY_S
+            self._notice_foreign()
+        if not self._queue.paused:
+            self._start_next()
+
+    def _tell(self) -> None:
+        with self._lock:
+            changed, self._changed = list(dict.fromkeys(self._changed)), []
+        for run_id in changed if self._on_change else ():
+            try:
+                self._on_change(run_id)  # type: ignore[misc]
+            except Exception:  # noqa: BLE001 - the listener is not ours
+                _log.exception("What follows a change of run %s failed.", run_id)
+
+    def _watch_one(self, active: _Active) -> None:
+        code = active.process.poll() if active.process is not None else None
+        lives = active.directory.worker_lives()
+        if active.process is not None and code is None:
+            lives = True  # started, and perhaps not far enough to have taken the lock
+        elif lives:
+            active.process = None  # ours was refused or is gone: another process works on this run
+        if not lives:
+            self._settle(active, code)
+        elif active.kill_at is not None and time.monotonic() > active.kill_at:
+            if (process := self._process_of(active)) is not None:
+                processes.kill_group(process)
+            active.kill_at = time.monotonic() + 1.0
+
+    def _start_next(self) -> None:
+        busy = {active.device for active in self._active.values()}
+        for run_id in list(self._queue.order):
+            directory = RunDirectory.of(self.runs, run_id)
+            if not directory.exists():  # deleted by hand
+                self._queue.remove(run_id)
+                continue
+            device = self._device_of(directory)
+            if device is None or device in busy:
+                continue
+            attempt = directory.recorded().attempt
+            self._active[run_id] = _Active(directory, device, attempt, processes.start_worker(directory, self.home))
+            self._queue.remove(run_id)
+            self._queue.write()
+            busy.add(device)
+            self._changed.append(run_id)
+
+    def _device_of(self, directory: RunDirectory) -> str | None:
+        """The device that a waiting run will work on; None, and the run fails, if there is no such device."""
+        run_id = directory.id
+        if run_id not in self._devices:
+            try:
+                self._devices[run_id] = resolve_device(directory.experiment().device)
+            except EspalierError as error:
+                self._end_waiting(directory, directory.status(), State.FAILED, error.message, error.advice)
+                return None
+        return self._devices[run_id]
+
+    # --- ends
+
+    def _settle(self, active: _Active, code: int | None) -> None:
+        """The worker is gone: finished runs are left as they are, the others are cancelled, queued again or failed."""
+        directory, run_id = active.directory, active.directory.id
+        del self._active[run_id]
+        cancelled = run_id in self._queue.cancelling
+        waited = self._queue.remove(run_id)
+        status = directory.status()
+        if not status.state.finished:
+            attempt = max(status.attempt, active.attempt)
+            if cancelled:
+                directory.write_state(State.CANCELLED, attempt=attempt, reason="Cancelled.")
+            else:
+                self._bring_back(directory, attempt, *processes.describe_end(code))
+        if cancelled or waited:
+            self._queue.write()
+        self._changed.append(run_id)
+
+    def _bring_back(self, directory: RunDirectory, attempt: int, reason: str, advice: str) -> None:
+        """Queue a run again at the head, to go on from its finished stages; fail it after three starts in vain."""
+        if directory.recorded().state is not State.INTERRUPTED:
+            directory.write_state(State.INTERRUPTED, attempt=attempt, reason=reason, advice=advice)
+        if attempt - _last_useful_attempt(directory) >= MAX_ATTEMPTS:
+            reason = f"{reason} It was started {MAX_ATTEMPTS} times in a row without getting further."
+            directory.write_state(State.FAILED, attempt=attempt, reason=reason, advice=advice)
+            return
+        directory.write_state(State.WAITING, attempt=attempt + 1, reason=reason)
+        self._queue.add(directory.id, first=True)
+        self._queue.write()
+
+    def _end_waiting(
+        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = ""
+    ) -> None:
+        directory.write_state(state, attempt=status.attempt, reason=why, advice=advice)
+        self._queue.remove(directory.id)
+        self._queue.write()
+        self._changed.append(directory.id)
+
+    def _process_of(self, active: _Active) -> psutil.Process | None:
+        if active.process is not None:  # ours, and not reaped yet: its pid cannot be anybody else's
+            return psutil.Process(active.process.pid) if active.process.poll() is None else None
+        status = active.directory.status()
+        return processes.find(status.pid, status.pid_created)
+
+    def _ask_to_stop(self, active: _Active) -> None:
+        active.kill_at = time.monotonic() + KILL_AFTER_S
+        if (process := self._process_of(active)) is not None:
+            processes.ask_to_stop(process)
+
+    # --- after a restart, and runs that others started
+
+    def _reconcile(self) -> None:
+        """Bring every run into a true state: adopt living workers, queue again what lost its worker."""
+        lost: list[RunDirectory] = []
+        waiting: list[RunDirectory] = []
+        for directory in list_runs(self.runs):
+            self._seen.add(directory.id)
+            if directory.ended():
+                continue
+            status = directory.status()
+            if status.state.finished:
+                continue
+            if directory.worker_lives():
+                self._adopt(directory, status)
+            elif status.state is State.WAITING:
+                waiting.append(directory)
+            else:
+                lost.append(directory)
+        alive = {directory.id for directory in waiting}
+        self._queue.order = [run_id for run_id in self._queue.order if run_id in alive]
+        for directory in sorted(waiting, key=lambda run: run.id):
+            if directory.read_state() is None:
+                directory.write_state(State.WAITING)
+            self._queue.add(directory.id)
+        for directory in sorted(lost, key=lambda run: run.id, reverse=True):
+            self._active[directory.id] = active = _Active(directory, "", directory.recorded().attempt)
+            self._settle(active, None)
+        self._queue.cancelling = [run_id for run_id in self._queue.cancelling if run_id in self._active]
+        self._queue.write()
+
+    def _adopt(self, directory: RunDirectory, status: RunStatus) -> None:
+        try:
+            device = resolve_device(directory.experiment().device)
+        except EspalierError:
+            device = "cpu"
+        active = self._active[directory.id] = _Active(directory, device, status.attempt)
+        self._changed.append(directory.id)
+        if directory.id in self._queue.cancelling:
+            self._ask_to_stop(active)
+
+    def _notice_foreign(self) -> None:
+        """Runs that the command line made since the last look: watch those that work, tell of those that are over."""
+        for directory in _unknown(self.runs, self._seen):
+            if directory.worker_lives():
+                self._seen.add(directory.id)
+                self._adopt(directory, directory.status())
+            elif directory.ended():
+                self._seen.add(directory.id)
+                self._changed.append(directory.id)
+
+
+def _last_useful_attempt(directory: RunDirectory) -> int:
+    """The last attempt that finished something which the next one need not repeat; 0 if none did."""
+    finished = directory.stages().items()
+    return max((int(stage.get("attempt", 0)) for name, stage in finished if is_reusable(name)), default=0)
+
+
+def _unknown(runs: Path, seen: set[str]) -> Iterable[RunDirectory]:
+    for entry in runs.iterdir():
+        if entry.name not in seen and is_run_id(entry.name) and (directory := RunDirectory(entry)).exists():
+            yield directory
