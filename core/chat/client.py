@@ -1,0 +1,315 @@
+"""The app's end of the inference worker. No torch here: models, and their memory, are the worker's.
+
+The worker's output is always drained, by a thread, whether anybody still listens or not. A worker that dies is said to
+everyone who waits for it and started anew; its models come back with the next prompt.
+"""
+
+import atexit
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Self
+
+from core import settings
+from core.chat.conversation import Conversation
+from core.chat.protocol import (
+    ENDS,
+    Ask,
+    Cancel,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    ModelInfo,
+    Ready,
+    Report,
+    Request,
+    Sampling,
+    Source,
+    Unload,
+    Waiting,
+    conversation,
+    line,
+    read_event,
+)
+from core.errors import InputError, ModelError, RunError
+
+log = logging.getLogger("espalier.chat")
+POLL = 0.2
+"""Seconds between two events of a stream where the worker says nothing: how long a listener is kept without a word."""
+DENSE = "dense:"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the inference worker is doing. `report` is None while it is not running or too busy to answer."""
+
+    running: bool
+    pid: int | None
+    report: Report | None
+    last_crash: str
+
+
+class Generation:
+    """One answer as it comes: an iterator of events that ends after Finished or Failed. Closing it stops the answer."""
+
+    def __init__(self, client: "ChatClient", identity: str, events: "queue.SimpleQueue[Event]") -> None:
+        self.id = identity
+        self._client, self._events = client, events
+        self._reason = "starting the inference worker"
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        """The next event; a Waiting where there is none within POLL seconds."""
+        if self._ended:
+            raise StopIteration
+        try:
+            event = self._events.get(timeout=POLL)
+        except queue.Empty:
+            return Waiting(id=self.id, reason=self._reason if self._client.starting else "")
+        if isinstance(event, ENDS):
+            self._ended = True
+            self._client.forget(self.id)
+        return event
+
+    def close(self) -> None:
+        """Stop the answer if it still runs; nothing more is heard of it."""
+        if not self._ended:
+            self._ended = True
+            self._client.cancel(self.id)
+            self._client.forget(self.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ChatClient:
+    """One inference worker, started when it is first needed. Safe to call from many threads."""
+
+    def __init__(self, home: Path, *, device: str = "auto", memory_limit: int | None = None) -> None:
+        self._home, self._device, self._limit = home, device, memory_limit
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._trouble: Failed | None = None  # why the worker could not start, in its own words
+        self._last_crash = ""
+        self._listeners: dict[str, queue.SimpleQueue[Event]] = {}
+        self._numbers = count(1)
+
+    # --- models -----------------------------------------------------------------------------------------------
+
+    def source(self, key: str, title: str = "") -> Source:
+        """Where the model `key` comes from.
+
+        `dense:<model name>`, a run's id, a hub id or a folder. ModelError if nowhere.
+        """
+        if key.startswith(DENSE):
+            name = key.removeprefix(DENSE)
+            return Source(key=key, title=title or name, name=name)
+        folder = self._home / "runs" / key / "model"
+        if Path(key).name == key and (self._home / "runs" / key).is_dir():
+            if not (folder / "config.json").is_file():
+                raise ModelError(f"Run {key} has no saved model.", "Its weights were not kept, or it has not finished.")
+            return Source(key=key, title=title or key, directory=str(folder))
+        if not key.strip():
+            raise ModelError("No model is chosen.", "Choose one from the list, or give a folder.")
+        path = Path(key).expanduser()
+        return Source(key=key, title=title or path.name, name=str(path) if path.is_dir() else key)
+
+    def load(self, key: str, title: str = "") -> ModelInfo:
+        """Load a model now, so that the first prompt need not wait.
+
+        Raises InputError or RunError with the worker's reason.
+        """
+        identity, events = self._send(lambda i: Load(id=i, source=self.source(key, title)))
+        for event in Generation(self, identity, events):
+            if isinstance(event, Loaded):
+                return event.info
+            if isinstance(event, Failed):
+                raise (RunError if event.worker else InputError)(event.message, event.advice)
+        raise RunError(f"Loading {title or key} was cancelled.")
+
+    def unload(self, key: str) -> None:
+        """Let one model go, as soon as its last answer has ended."""
+        if self._process is not None:
+            identity, _ = self._send(lambda i: Unload(id=i, key=key))
+            self.forget(identity)
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def conversation(self, models: Sequence[tuple[str, str]], sampling: Sampling | None = None) -> Conversation:
+        """A new conversation with `models`, given as (key, title), side by side."""
+        return Conversation(self, [self.source(*model) for model in models], sampling, self._home / "chat")
+
+    def generate(
+        self,
+        key: str | Source,
+        messages: Sequence[Message] | Sequence[tuple[str, str]],
+        sampling: Sampling | None = None,
+    ) -> Generation:
+        """Answer `messages` (Message objects or (role, content) pairs); the model is loaded first where it is not."""
+        source = key if isinstance(key, Source) else self.source(key)
+        turns = tuple(m if isinstance(m, Message) else conversation([m])[0] for m in messages)
+        wanted = sampling or Sampling()
+        return Generation(self, *self._send(lambda i: Generate(id=i, source=source, messages=turns, sampling=wanted)))
+
+    def cancel(self, identity: str) -> None:
+        """Stop an answer within a token; it ends with Finished(reason="cancelled"). Unknown ids are ignored."""
+        with self._lock:
+            if identity in self._listeners and self._process is not None:
+                self._write(Cancel(id=identity))
+
+    def forget(self, identity: str) -> None:
+        """Nobody listens to this request any more."""
+        with self._lock:
+            self._listeners.pop(identity, None)
+
+    # --- the worker -------------------------------------------------------------------------------------------
+
+    @property
+    def starting(self) -> bool:
+        """Whether the worker runs but is not up yet."""
+        return self._process is not None and not self._ready
+
+    def warm(self) -> None:
+        """Start the worker if it does not run, without waiting for it and without loading a model."""
+        with self._lock:
+            self._ensure()
+
+    def status(self, timeout: float = 2.0) -> Status:
+        """What the worker holds and does; asks it, but never starts it."""
+        with self._lock:
+            process = self._process
+            if process is None or not self._ready:
+                pid = process.pid if process else None
+                return Status(process is not None, pid, None, self._last_crash)
+            identity, events = self._send(lambda i: Ask(id=i))
+        try:
+            found = events.get(timeout=timeout)
+        except queue.Empty:
+            found = None
+        self.forget(identity)
+        return Status(True, process.pid, found if isinstance(found, Report) else None, self._last_crash)
+
+    def close(self) -> None:
+        """End the worker and free all its memory; the next request starts it again."""
+        with self._lock:
+            process, self._process = self._process, None
+            self._ready = False
+            listeners, self._listeners = self._listeners, {}
+        if process is None:
+            return
+        for identity, events in listeners.items():
+            events.put(Finished(id=identity, reason="cancelled", stats=None))
+        assert process.stdin is not None
+        try:
+            process.stdin.close()  # the worker ends when its input does
+            process.wait(timeout=2)
+        except (OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
+        atexit.unregister(self.close)
+
+    def _send(self, make: Callable[[str], Request]) -> tuple[str, "queue.SimpleQueue[Event]"]:
+        """Number a request, listen for its events, send it. The worker is started if it does not run."""
+        identity = f"{os.getpid()}-{next(self._numbers)}"
+        request = make(identity)
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with self._lock:
+            self._ensure()
+            self._listeners[identity] = events
+            self._write(request)
+        return identity, events
+
+    def _write(self, request: Request) -> None:
+        """Lock held. A worker that just died is noticed by the thread that drains it, which tells the listeners."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line(request))
+            self._process.stdin.flush()
+        except OSError:
+            log.warning("the inference worker is gone; request %s was not sent", request.id)
+
+    def _ensure(self) -> None:
+        """Lock held. Start the worker if there is none."""
+        if self._process is not None:
+            return
+        self._trouble, self._ready = None, False
+        command = [sys.executable, "-m", "core.chat.worker", "--device", self._device]
+        if self._limit is not None:
+            command += ["--memory-limit", str(self._limit)]
+        folder = self._home / "chat"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "worker.log").open("wb") as errors:
+            self._process = subprocess.Popen(
+                command,
+                cwd=settings.REPOSITORY,
+                env={**os.environ, "ESPALIER_HOME": str(self._home)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        drain = threading.Thread(
+            target=self._drain, args=(self._process, self._process.stdout), name="chat-events", daemon=True
+        )
+        drain.start()
+        atexit.register(self.close)
+
+    def _drain(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
+        """Read events until the worker's output ends; then say what happened and start it anew."""
+        with output:
+            for text in output:
+                try:
+                    self._hear(read_event(text))
+                except ValueError:
+                    log.exception("a line that is no event")
+        code = process.wait()
+        with self._lock:
+            if self._process is not process:
+                return  # closed on purpose
+            was_ready, self._process, self._ready = self._ready, None, False
+            listeners, self._listeners = self._listeners, {}
+            failed = self._trouble or _crash(code, was_ready)
+            self._last_crash = failed.message
+            for identity, events in listeners.items():
+                events.put(failed.model_copy(update={"id": identity}))
+            if was_ready:  # one that never came up would only fail again
+                self._ensure()
+
+    def _hear(self, event: Event) -> None:
+        with self._lock:
+            if isinstance(event, Ready):
+                self._ready = True
+            elif isinstance(event, Failed) and event.worker:
+                self._trouble = event
+            elif event.id in self._listeners:
+                self._listeners[event.id].put(event)
+
+
+def _crash(code: int, was_ready: bool) -> Failed:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    why = ", most likely because memory ran out" if code == -signal.SIGKILL else ""
+    advice = (
+        "It is starting again: ask once more." if was_ready else "chat/worker.log in the home folder has the reason."
+    )
+    return Failed(id="", message=f"The inference worker {how}{why}.", advice=advice, worker=True)

@@ -1,0 +1,185 @@
+"""One answer, one step at a time: prompt tokens in chunks, then a token a step, with a key-value cache.
+
+The loop is our own and not `generate()`, because several answers share a device: between any two steps the engine may
+turn to another answer, or stop this one.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from core.chat.protocol import Message, Sampling
+from core.errors import InputError, NumericalError
+
+CHUNK = {"cpu": 64, "cuda": 512}
+"""Prompt tokens of one step: few enough that a stop, or the other side, never waits long."""
+WORTH_REUSING = 16
+
+Reason = Literal["stop", "length", "context"]
+
+
+@dataclass
+class Kept:
+    """Keys and values of the last conversation a model held, and the tokens they belong to."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: Any = None
+
+    def take(self, ids: Sequence[int], model: Any) -> tuple[Any, int]:
+        """A cache for `ids` and how many of them it already holds; at least the last one is left to compute."""
+        cache, held = self.cache, self.ids
+        self.cache, self.ids = None, []
+        common = 0
+        for mine, wanted in zip(held, ids[:-1], strict=False):
+            if mine != wanted:
+                break
+            common += 1
+        if cache is None or common < WORTH_REUSING:
+            return DynamicCache(config=model.config), 0
+        cache.crop(common - cache.get_seq_length())  # negative: tokens to remove
+        return cache, common
+
+    def give(self, ids: list[int], cache: Any) -> None:
+        """Keep `cache` for the next turn, where its layers can be shortened (a sliding window cannot)."""
+        if all(type(layer) is DynamicLayer for layer in cache.layers):
+            self.cache, self.ids = cache, ids[: cache.get_seq_length()]
+
+
+class TextStream:
+    """Text of a growing token sequence, in pieces that never end inside a character."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # where decoding begins: a few tokens back, as a token's text depends on the one before
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        """Text that this token completes; '' while a character is still unfinished."""
+        self._ids.append(token)
+        return self._new(finished=False)
+
+    def flush(self) -> str:
+        """What is left when the answer ends, an unfinished character included."""
+        return self._new(finished=True)
+
+    def _new(self, *, finished: bool) -> str:
+        before = self._decode(self._ids[self._start : self._shown])
+        now = self._decode(self._ids[self._start :])
+        if len(now) <= len(before) or (now.endswith("\ufffd") and not finished):
+            return ""
+        self._start, self._shown = self._shown, len(self._ids)
+        return now[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of the conversation, ready to be answered.
+
+    With a chat template: as the model was trained. Without (a base model): the texts one after the other, to be
+    continued. InputError where the template refuses the conversation.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        turns = [message.model_dump() for message in messages]
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise InputError(f"This model's chat template refuses the conversation: {error}") from error
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer("\n".join(message.content for message in messages))["input_ids"])
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's, and all that the generation config lists."""
+    config = getattr(model, "generation_config", None)
+    listed = getattr(config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(listed if isinstance(listed, list | tuple) else [listed])}
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token from `logits (vocab,)`: the likeliest at temperature 0, else drawn from the nucleus of mass
+    `top_p`.
+
+    One uniform number a token, mapped through the sorted cumulative probabilities: sides with the same seed draw the
+    same numbers, on any device. NumericalError where the logits are not finite.
+    """
+    logits = logits.float()
+    if not bool(torch.isfinite(logits).all()):
+        raise NumericalError("The model's output is not finite (nan or inf).", "Load it in float32, or prune less.")
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits / sampling.temperature, dim=-1).cpu().sort(descending=True)
+    cumulative = probabilities.double().cumsum(-1)
+    kept = int((cumulative - probabilities < sampling.top_p).sum())  # the first is always kept
+    drawn = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[kept - 1]
+    return int(order[min(int(torch.searchsorted(cumulative[:kept], drawn, right=True)), kept - 1)])
+
+
+class Answer:
+    """The state of one answer. `steps()` does the work; between two of its steps anything else may run."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, ids: list[int], sampling: Sampling, kept: Kept, context: int
+    ) -> None:
+        if len(ids) >= context:
+            raise InputError(
+                f"The conversation is {len(ids):,} tokens long, but this model holds {context:,}.",
+                "Start a new conversation.",
+            )
+        self.reason: Reason = "length"
+        self.tokens = 0
+        self.prompt_tokens = len(ids)
+        self._model, self._kept, self._ids, self._sampling, self._context = model, kept, list(ids), sampling, context
+        self._cache, self.reused_tokens = kept.take(ids, model)
+        self._text = TextStream(tokenizer)
+        self._stops = stop_ids(model, tokenizer)
+        self._device = next(model.parameters()).device
+        accepted = inspect.signature(model.forward).parameters
+        self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def steps(self) -> Iterator[str | None]:
+        """None after a chunk of the prompt; after each token the text it completed (perhaps '')."""
+        try:
+            yield from self._run()
+        except GeneratorExit:  # stopped between two steps: the cache is whole
+            self._kept.give(self._ids, self._cache)
+            raise
+        self._kept.give(self._ids, self._cache)
+
+    def _run(self) -> Iterator[str | None]:
+        size = CHUNK.get(self._device.type, 256)
+        for start in range(self.reused_tokens, self.prompt_tokens, size):
+            if start > self.reused_tokens:
+                yield None
+            logits = self._forward(self._ids[start : min(start + size, self.prompt_tokens)])
+        while True:
+            token = choose(logits, self._sampling, self._generator)
+            self.tokens += 1
+            if token in self._stops:
+                self.reason = "stop"
+                break
+            self._ids.append(token)
+            yield self._text.push(token)
+            if self.tokens >= self._sampling.max_tokens:
+                break
+            if len(self._ids) >= self._context:
+                self.reason = "context"
+                break
+            logits = self._forward([token])
+        yield self._text.flush()
+
+    def _forward(self, ids: list[int]) -> torch.Tensor:
+        """Logits (vocab,) after `ids`, which go into the cache."""
+        batch = torch.tensor([ids], device=self._device)  # (1, T)
+        output = self._model(input_ids=batch, past_key_values=self._cache, use_cache=True, **self._extra)
+        logits: torch.Tensor = output.logits[0, -1]
+        return logits

@@ -1,0 +1,208 @@
+"""The inference worker: `python -m core.chat.worker`. Models live here and nowhere else; ending it frees all their
+memory.
+
+Three threads: this one computes (core.chat.engine), one reads requests (so that a cancel is never behind the work it
+stops, and the end of the app is noticed at once), one loads models (so that an answer goes on while another model
+loads).
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from core.chat.protocol import (
+    Ask,
+    Cancel,
+    Event,
+    Evicted,
+    Failed,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    Loading,
+    Ready,
+    Report,
+    Request,
+    Unload,
+    Waiting,
+    line,
+    read_request,
+)
+from core.errors import Cancelled, EspalierError
+
+if TYPE_CHECKING:
+    from core.chat.models import Held
+    from core.chat.shelf import Item
+
+log = logging.getLogger("espalier.chat")
+TICK = 0.25  # seconds between two words about a load that goes on
+
+
+class Wire:
+    """The pipe to the app. Requests are read in a thread of their own; any thread may send."""
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader, self._writer = reader, writer
+        self._lock = threading.Lock()
+
+    def send(self, event: Event) -> None:
+        """One event; the process ends if nobody is there to read it."""
+        try:
+            with self._lock:
+                self._writer.write(line(event))
+                self._writer.flush()
+        except (BrokenPipeError, ValueError):
+            os._exit(0)
+
+    def requests(self) -> "queue.SimpleQueue[Request]":
+        """Requests as they come. When the app closes the pipe, or dies, this process ends at once."""
+        found: queue.SimpleQueue[Request] = queue.SimpleQueue()
+
+        def read() -> None:
+            for text in self._reader:
+                try:
+                    found.put(read_request(text))
+                except ValueError:
+                    log.exception("a line that is no request")
+            os._exit(0)
+
+        threading.Thread(target=read, name="requests", daemon=True).start()
+        return found
+
+
+class Worker:
+    """Turns requests into work for the engine and the loader."""
+
+    def __init__(self, wire: Wire, device: str, limit: int | None) -> None:
+        from core.chat import models
+        from core.chat.engine import Engine
+        from core.chat.shelf import Shelf
+
+        self._wire, self._device = wire, device
+        self._shelf: Shelf = Shelf(lambda: models.free_bytes(device), models.reclaim, self._gone, limit)
+        self._engine: Engine = Engine(self._shelf, wire.send)
+        self._loads: queue.SimpleQueue[Load | Generate] = queue.SimpleQueue()
+
+    def run(self, requests: "queue.SimpleQueue[Request]") -> None:
+        """Never returns."""
+
+        def dispatch() -> None:
+            while True:
+                self._handle(requests.get())
+
+        def load() -> None:
+            while True:
+                self._load(self._loads.get())
+
+        for target in (dispatch, load):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        self._engine.run_forever()
+
+    def _handle(self, request: Request) -> None:
+        if isinstance(request, Cancel):
+            self._engine.cancel(request.id)
+        elif isinstance(request, Unload):
+            self._shelf.unload(request.key, request.id)
+        elif isinstance(request, Ask):
+            self._wire.send(self._report(request.id))
+        elif isinstance(request, Generate) and (item := self._shelf.take(request.source.key)) is not None:
+            self._engine.add(request, item, 0.0)
+        else:
+            self._loads.put(request)
+
+    def _load(self, request: Load | Generate) -> None:
+        from core.chat.engine import failure
+
+        start = time.monotonic()
+        try:
+            item = self._shelf.take(request.source.key) or self._bring(request)
+        except Cancelled:
+            self._engine.forget(request.id)
+            self._wire.send(Finished(id=request.id, reason="cancelled", stats=None))
+        except Exception as error:
+            log.exception("cannot load %s", request.source.key)
+            self._wire.send(failure(request.id, error))
+        else:
+            if isinstance(request, Generate):
+                self._engine.add(request, item, time.monotonic() - start)
+            else:
+                self._wire.send(Loaded(id=request.id, info=item.model.info))
+                self._shelf.give_back(item)
+
+    def _bring(self, request: Load | Generate) -> "Item":
+        """Make room, then load. Cancelled if the request was cancelled meanwhile."""
+        from core.chat import models
+
+        source, identity = request.source, request.id
+        said = 0.0
+
+        def going_on(event: Event) -> bool:
+            nonlocal said
+            if time.monotonic() - said >= TICK:
+                said = time.monotonic()
+                self._wire.send(event)
+            return not self._engine.cancelled(identity)
+
+        def progress(done: float, total: float, unit: str) -> None:
+            if not going_on(Loading(id=identity, title=source.title, done=done, total=total, unit=unit)):
+                raise Cancelled
+
+        progress(0, 0, "")
+        need = models.weight_bytes(source, self._device)
+        self._shelf.make_room(need, identity, lambda reason: going_on(Waiting(id=identity, reason=reason)))
+        held: Held = models.load(source, self._device, progress)
+        return self._shelf.put(source.key, source.title, held.info.memory_bytes, held)
+
+    def _gone(self, request: str, item: "Item", reason: str) -> None:
+        self._wire.send(Evicted(id=request, key=item.key, title=item.title, reason=reason))
+
+    def _report(self, request: str) -> Report:
+        import psutil
+
+        return Report(
+            id=request,
+            pid=os.getpid(),
+            device=self._device,
+            models=tuple(item.model.info for item in self._shelf.items()),
+            active=self._engine.active(),
+            memory_bytes=psutil.Process().memory_info().rss,
+            free_bytes=self._shelf.room(),
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until standard input closes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+    parser.add_argument("--memory-limit", type=int, default=None, metavar="BYTES", help="the models' sizes together")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Whatever a library prints goes to the log: the pipe carries events and nothing else.
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    wire = Wire(sys.stdin.buffer, writer)
+    requests = wire.requests()  # before the heavy imports: the app may end while they run
+
+    from core import device as hardware
+
+    try:
+        device = hardware.resolve_device(options.device)
+        hardware.torch_device(device)
+    except EspalierError as error:
+        wire.send(Failed(id="", message=error.message, advice=error.advice, worker=True))
+        sys.exit(1)
+    worker = Worker(wire, device, options.memory_limit)
+    wire.send(Ready(pid=os.getpid(), device=device))
+    with contextlib.suppress(KeyboardInterrupt):
+        worker.run(requests)
+
+
+if __name__ == "__main__":
+    main()
