@@ -1,0 +1,150 @@
+"""The signature figure: what it draws follows from the layers, and from nothing else."""
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches, espalier_svg, summary
+from core.experiment import Pruning
+from core.models.sizes import Architecture, LayerSizes, plan
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOL = Architecture("llama", 576, 64, 49152, True, (LayerSizes(9, 3, 1536),) * 30)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def branch(layer: int = 0, **changes: object) -> Branch:
+    values: dict[str, object] = {"selected": True, "heads": (4, 2), "kv_heads": (2, 1), "mlp": (100, 60), **changes}
+    return Branch(layer, **values)  # type: ignore[arg-type]
+
+
+def boxes(svg: str, side: int, colour: str) -> list[tuple[float, float, float, float]]:
+    """(x, y, width, height) of the shapes of one colour, heads (0) or channels (1)."""
+    inner = ET.fromstring(svg).findall(f"{SVG}svg")[side]
+    paths = [p.get("d", "") for p in inner if colour in (p.get("fill"), p.get("stroke"))]
+    found = re.findall(r"M([\d.e-]+) ([\d.e-]+)h([\d.e-]+)v([\d.e-]+)h-[\d.e-]+z", "".join(paths))
+    return [(float(x), float(y), float(w), float(h)) for x, y, w, h in found]
+
+
+LEAF, CUT = "#2F6B57", "#C8553D"
+
+
+def test_as_many_cells_are_filled_as_heads_stay_and_the_others_are_outlines() -> None:
+    svg = espalier_svg([branch(0), branch(1, heads=(4, 4), kv_heads=(2, 2))], dark=False)
+    assert len(boxes(svg, 0, LEAF)) == 2 + 4
+    assert len(boxes(svg, 0, CUT)) == 2
+
+
+def test_bars_are_as_long_as_their_channels_and_outlines_take_up_the_rest() -> None:
+    svg = espalier_svg([branch(0, mlp=(100, 60)), branch(1, mlp=(200, 200))], dark=False)
+    assert sorted((x, w) for x, _, w, _ in boxes(svg, 1, LEAF)) == [(0, 60), (0, 200)]
+    assert [(x, w) for x, _, w, _ in boxes(svg, 1, CUT)] == [(60, 40)]
+    assert ET.fromstring(svg).findall(f"{SVG}svg")[1].get("viewBox", "").split()[2] == "200"
+
+
+def test_cut_kv_groups_stand_together_at_the_tip_and_cut_query_heads_in_every_group() -> None:
+    groups = espalier_svg([branch(heads=(6, 3), kv_heads=(2, 1))], dark=False)
+    assert max(x for x, *_ in boxes(groups, 0, CUT)) < min(x for x, *_ in boxes(groups, 0, LEAF))
+    within = espalier_svg([branch(heads=(6, 4), kv_heads=(2, 2))], dark=False)
+    cells = sorted([(x, "cut") for x, *_ in boxes(within, 0, CUT)] + [(x, "leaf") for x, *_ in boxes(within, 0, LEAF)])
+    assert [what for _, what in cells] == ["cut", "leaf", "leaf"] * 2
+
+
+def test_known_heads_are_drawn_at_their_own_place_left_to_right() -> None:
+    svg = espalier_svg([branch(heads=(4, 2), kv_heads=(2, 1), kept_heads=(0, 1))], dark=False)
+    assert max(x for x, *_ in boxes(svg, 0, LEAF)) < min(x for x, *_ in boxes(svg, 0, CUT))
+
+
+def test_a_mask_thins_the_filling_to_its_density_and_keeps_the_outline() -> None:
+    thin = branch(heads=(4, 4), kv_heads=(2, 2), mlp=(100, 100), attention_density=0.25, mlp_density=0.5)
+    svg = espalier_svg([thin], dark=False)
+    whole = espalier_svg([branch(heads=(4, 4), kv_heads=(2, 2), mlp=(100, 100))], dark=False)
+    assert boxes(svg, 1, LEAF)[0][3] == pytest.approx(boxes(whole, 1, LEAF)[0][3] * 0.5)
+    assert boxes(svg, 0, LEAF)[0][3] == pytest.approx(boxes(whole, 0, LEAF)[0][3] * 0.25)
+    assert len(boxes(svg, 0, CUT)) == 4
+
+
+def test_layers_outside_the_range_stay_pale() -> None:
+    untouched = branch(heads=(4, 4), kv_heads=(2, 2), mlp=(100, 100), selected=False)
+    root = ET.fromstring(espalier_svg([untouched], dark=False))
+    fills = [p.get("opacity") for side in root.findall(f"{SVG}svg") for p in side]
+    assert fills == ["0.3", "0.3"]
+
+
+def test_a_dropped_layer_is_a_stub() -> None:
+    svg = espalier_svg([branch(heads=(4, 0), kv_heads=(2, 0), mlp=(100, 0))], dark=False)
+    assert boxes(svg, 0, LEAF) == boxes(svg, 1, LEAF) == boxes(svg, 1, CUT) == []
+    assert "Layer 0: dropped" in svg
+
+
+def test_a_plan_is_drawn_with_its_own_counts() -> None:
+    made = plan(SMOL, Pruning(method="taylor", ratio=0.35, layers=(4, 25)))
+    branches = branches_of_plan(made)
+    assert [b.layer for b in branches if b.changed] == list(range(4, 26))
+    assert (branches[4].heads, branches[4].kv_heads, branches[4].mlp) == ((9, 6), (3, 2), (1536, 1024))
+    assert "Layer 4: 9 → 6 heads, 3 → 2 KV heads, 1,536 → 1,024 MLP channels" in espalier_svg(branches)
+
+
+def test_a_mask_of_one_part_thins_that_part_alone() -> None:
+    pruning = Pruning(method="magnitude", ratio=0.5, parts=("mlp",))
+    branches = branches_of_plan(plan(SMOL, pruning), pruning.parts)
+    assert {b.attention_density for b in branches} == {1.0}
+    assert {b.mlp_density for b in branches} == {0.5}
+
+
+def test_rows_of_the_store_give_the_same_figure_as_the_plan() -> None:
+    made = plan(SMOL, Pruning(method="l1", ratio=0.35, layers=(0, 29)))
+    rows = [
+        {
+            "layer": c.layer, "heads_before": c.before.heads, "heads_after": c.after.heads,
+            "kv_before": c.before.kv_heads, "kv_after": c.after.kv_heads,
+            "mlp_before": c.before.mlp, "mlp_after": c.after.mlp, "density": float("nan"),
+        }
+        for c in reversed(made.cuts)
+    ]  # fmt: skip
+    assert espalier_svg(branches_of_rows(rows)) == espalier_svg(branches_of_plan(made))
+
+
+def test_every_text_is_escaped_and_the_figure_is_one_line_of_well_formed_xml() -> None:
+    for scale in ("small", "medium", "large"):
+        svg = espalier_svg(dense_branches([(4, 2, 100)]), scale=scale, label='<img src=x> "run"')  # type: ignore[arg-type]
+        assert "\n" not in svg
+        assert "<img" not in svg
+        assert ET.fromstring(svg).get("aria-label") == '<img src=x> "run"'
+
+
+def test_small_figures_carry_no_text_and_merge_outlines_of_layers_that_are_alike() -> None:
+    branches = branches_of_plan(plan(SMOL, Pruning(method="taylor", ratio=0.35)))
+    svg = espalier_svg(branches, scale="small", dark=False)
+    assert "<text" not in svg
+    assert len(boxes(svg, 1, CUT)) == 1
+    assert len(boxes(svg, 0, CUT)) == 1
+
+
+def test_colours_follow_the_page_unless_they_are_fixed() -> None:
+    branches = dense_branches([(4, 2, 100)])
+    assert "light-dark(#2F6B57,#7FB69A)" in espalier_svg(branches)
+    assert "light-dark" not in espalier_svg(branches, dark=True)
+    assert "#7FB69A" in espalier_svg(branches, dark=True)
+
+
+def test_a_very_deep_model_stays_a_figure_of_a_page() -> None:
+    deep = dense_branches([(64, 8, 28672)] * 126)
+    assert float(ET.fromstring(espalier_svg(deep)).get("height", "0")) < 700
+    assert len(espalier_svg(deep, scale="small")) < 60_000
+
+
+def test_no_layers_and_nothing_removed_are_said_in_words() -> None:
+    assert summary([]) == "No layers."
+    assert summary(dense_branches([(4, 2, 100)] * 3)) == "3 layers, nothing removed."
+    assert espalier_svg([]).startswith("<svg")
+
+
+def test_drawing_needs_neither_torch_nor_anything_else_of_core() -> None:
+    code = "import sys, core.espalier; print([m for m in sys.modules if m in ('torch', 'pydantic', 'core.models')])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
