@@ -1,0 +1,326 @@
+"""From the store's tables to one long table of points, ready to be drawn or shown: pure pandas.
+
+A *quality* is one thing measured in one way: task, metric and protocol (corpus, window, shots, documents …). Values of
+different protocols are different qualities, so they never meet on one axis or in one difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from core import yaml_text
+from core.errors import InputError
+
+PRIMARY = {
+    "boolq": "acc",
+    "piqa": "acc",
+    "hellaswag": "acc_norm",
+    "winogrande": "acc",
+    "arc_easy": "acc",
+    "arc_challenge": "acc_norm",
+    "openbookqa": "acc_norm",
+}
+"""The metric that the literature reports for each task."""
+CHANCE = {
+    "boolq": 1 / 2,
+    "piqa": 1 / 2,
+    "hellaswag": 1 / 4,
+    "winogrande": 1 / 2,
+    "arc_easy": 1 / 4,
+    "arc_challenge": 1 / 4,
+    "openbookqa": 1 / 4,
+}
+"""Accuracy of guessing (four choices in nearly all ARC questions)."""
+Z95 = 1.959964
+"""Half width of a 95 % interval in standard errors."""
+_LOWER_IS_BETTER = ("perplexity", "kl", "loss", "latency", "memory", "bytes", "nll", "bits_per_byte")
+_FRACTIONS = ("acc", "agreement", "exact_match", "f1")
+_UNITS = (
+    ("tokens_per_s", "tokens/s"),
+    ("_ms", "ms"),
+    ("_bytes", "bytes"),
+    ("memory", "bytes"),
+    ("kl", "nats per token"),
+)
+_PROTOCOL_WORDS = ("corpus", "path", "split", "window", "max_tokens", "bos", "shots", "limit", "chat_template")
+_SERIES_FIELDS = {
+    "model.name": "",
+    "model.revision": "",
+    "pruning.layers": "layers ",
+    "pruning.parts": "",
+    "pruning.target": "of the ",
+    "pruning.pattern": "",
+    "pruning.heads": "",
+    "pruning.round_to": "rounded to ",
+    "pruning.allocation": "",
+    "pruning.same_sizes": "same sizes ",
+    "pruning.reconstruct": "refitted ",
+    "pruning.options": "",
+    "pruning.calibration": "",
+    "recovery": "recovered ",
+    "model.dtype": "",
+}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One thing measured in one way; `key` names it in URLs and tables."""
+
+    key: str
+    task: str
+    metric: str
+    protocol_key: str
+    protocol: str
+    """The protocol in words, short."""
+    distinguish: bool
+    """Whether another protocol of the same task and metric is on the page, so that the title must say which."""
+
+    @property
+    def label(self) -> str:
+        """What stands on axes and in pickers."""
+        base = (
+            self.task.replace("perplexity/", "perplexity, ")
+            if self.metric == "perplexity"
+            else f"{self.task} {self.metric}"
+        )
+        return f"{base} ({self.protocol or self.protocol_key})" if self.distinguish else base
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return any(word in self.metric for word in _LOWER_IS_BETTER)
+
+    @property
+    def fraction(self) -> bool:
+        """Whether values are shares between 0 and 1, shown in %."""
+        return self.metric.split("_")[0] in _FRACTIONS or "agreement" in self.metric
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values, or ''."""
+        if self.fraction:
+            return "%"
+        return next((unit for ending, unit in _UNITS if ending in self.metric), "")
+
+    @property
+    def is_task(self) -> bool:
+        """Whether this is a share of right answers, with a level of guessing."""
+        return self.metric.startswith("acc")
+
+    @property
+    def primary(self) -> bool:
+        """Whether this is what is usually reported: perplexity, or the task's usual metric."""
+        return self.metric == "perplexity" or PRIMARY.get(self.task, "acc") == self.metric
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, where it is known."""
+        return CHANCE.get(self.task) if self.is_task else None
+
+
+def protocol_words(protocol: str | Mapping[str, Any], task: str = "") -> str:
+    """The protocol in a few words: `heldout, window 512`, `first 20 documents, 0 shots`."""
+    data = _mapping(protocol)
+    words = []
+    for key in _PROTOCOL_WORDS:
+        value = data.get(key)
+        if value is None or value is False or value == "" or (key == "corpus" and str(value) in task):
+            continue
+        words.append(_word(key, value))
+    return ", ".join(words)
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "path":
+        return str(value).rsplit("/", 1)[-1]
+    if key == "limit":
+        return f"first {value} documents"
+    if key == "max_tokens":
+        return f"first {value:,} tokens" if isinstance(value, int) else f"first {value} tokens"
+    if key == "shots":
+        return f"{value} shots"
+    if key in ("bos", "chat_template"):
+        return {"bos": "with BOS", "chat_template": "chat template"}[key]
+    return f"window {value}" if key == "window" else str(value)
+
+
+def _mapping(text: Any) -> dict[str, Any]:
+    if isinstance(text, Mapping):
+        return dict(text)
+    try:
+        data = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def points(
+    runs: pd.DataFrame,
+    metrics: pd.DataFrame,
+    baselines: Mapping[str, str | None],
+    titles: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """One row per run and quality.
+
+    runs, metrics: the store's tables (core/storage/store.py). baselines: run id → id of its dense run, or None.
+    titles: method name → the title shown to people.
+    Columns: run_id, label, name, series, method, kind ('dense' for the dense model), ratio, removed (share of the whole
+    model removed, or zeroed), parameters, task, metric, stage, value, stderr, n, protocol (JSON), quality (key),
+    baseline, dense, dense_stderr, delta, delta_stderr. Rows without a finite value are left out. Of a run that was
+    measured before and after recovery, the later value counts. delta_stderr takes the two values as independent, which
+    is cautious where both were measured on the same documents.
+    """
+    if runs.empty or metrics.empty:
+        return pd.DataFrame(columns=_POINT_COLUMNS)
+    about = describe_runs(runs, titles)
+    table = metrics.merge(about, on="run_id", how="inner", suffixes=("", "_run"))
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")
+    table["stderr"] = pd.to_numeric(table["stderr"], errors="coerce")
+    table = table[table["value"].map(math.isfinite)].copy()
+    table["quality"] = (
+        table["task"].astype(str) + "|" + table["metric"].astype(str) + "|" + table["protocol_key"].astype(str)
+    )
+    late = table["stage"].eq("recovered")
+    table = (
+        table.assign(_late=late).sort_values("_late", kind="stable").drop_duplicates(["run_id", "quality"], keep="last")
+    )
+    table["baseline"] = table["run_id"].map(lambda run_id: baselines.get(run_id))
+    dense = table.set_index(["run_id", "quality"])[["value", "stderr"]]
+    pairs = list(zip(table["baseline"], table["quality"], strict=True))
+    matched = [dense.loc[pair] if pair in dense.index else None for pair in pairs]
+    table["dense"] = [float("nan") if row is None else float(row["value"]) for row in matched]
+    table["dense_stderr"] = [float("nan") if row is None else float(row["stderr"]) for row in matched]
+    table["delta"] = table["value"] - table["dense"]
+    table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
+    return table[_POINT_COLUMNS].reset_index(drop=True)
+
+
+_POINT_COLUMNS = [
+    "run_id", "label", "name", "series", "method", "kind", "ratio", "removed", "parameters", "task", "metric", "stage",
+    "value", "stderr", "n", "protocol", "protocol_key", "quality", "baseline", "dense", "dense_stderr", "delta",
+    "delta_stderr",
+]  # fmt: skip
+
+
+def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Per run: run_id, label (unique among the runs), name, series, method, kind, ratio, removed, parameters."""
+    dense = runs["method"].isna()
+    about = pd.DataFrame(
+        {
+            "run_id": runs["id"].astype(str),
+            "name": runs["name"].fillna("").astype(str),
+            "method": runs["method"].where(~dense, "dense").astype(str),
+            "kind": runs["kind"].where(~dense, "dense").astype(str),
+            "ratio": pd.to_numeric(runs["ratio"], errors="coerce").where(~dense, 0.0),
+            "removed": pd.to_numeric(runs["achieved_model_ratio"], errors="coerce").where(~dense, 0.0),
+            "parameters": pd.to_numeric(runs["params_after"], errors="coerce"),
+        }
+    ).reset_index(drop=True)
+    about["series"] = series_names(runs, titles)
+    labels = about["name"].where(
+        about["name"].str.strip() != "", about["series"] + _percent(about["ratio"], about["kind"])
+    )
+    twice = labels.duplicated(keep=False)
+    about["label"] = labels.where(~twice, labels + " · " + about["run_id"].str[-4:])
+    return about
+
+
+def _percent(ratio: pd.Series, kind: pd.Series) -> pd.Series:
+    return pd.Series(["" if k == "dense" else f" {r:.0%}".replace("%", " %") for r, k in zip(ratio, kind, strict=True)])
+
+
+def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[str]:
+    """Name of the line that each run belongs to: the method, and those settings besides ratio and seed that differ
+    between the given runs of that method. Points of different settings are never joined by one line."""
+    settings = [_settings(text) for text in runs["experiment"]]
+    methods = ["dense" if pd.isna(method) else str(method) for method in runs["method"]]
+    names = []
+    for method, own in zip(methods, settings, strict=True):
+        group = [other for name, other in zip(methods, settings, strict=True) if name == method]
+        differing = [field for field in _SERIES_FIELDS if len({_text(other.get(field)) for other in group}) > 1]
+        words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
+        names.append(", ".join([(titles or {}).get(method, method), *words]))
+    return names
+
+
+def _settings(text: Any) -> dict[str, Any]:
+    """Dotted fields of an experiment's YAML that say which line a run belongs to."""
+    try:
+        data = yaml_text.load_mapping(str(text)) if isinstance(text, str) else {}
+    except InputError:
+        return {}
+    flat: dict[str, Any] = {}
+    for field in _SERIES_FIELDS:
+        value: Any = data
+        for part in field.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        flat[field] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _short(field: str, value: Any) -> str:
+    if field == "pruning.layers":
+        return f"{value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all"
+    if field == "pruning.target":
+        return "whole model" if value == "model" else "selected layers"
+    if isinstance(value, Mapping):
+        shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
+        return " ".join(shown) or "default"
+    if isinstance(value, list):
+        return " and ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "default" if value is None else str(value).replace("_", " ")
+
+
+def qualities(table: pd.DataFrame) -> list[Quality]:
+    """What can be put on an axis, the usual first: perplexity, the tasks' usual metrics, then the rest."""
+    if table.empty:
+        return []
+    found: list[Quality] = []
+    unique = table.drop_duplicates(["quality"])
+    protocols = Counter(zip(unique["task"], unique["metric"], strict=True))
+    for row in unique.itertuples():
+        found.append(
+            Quality(
+                key=str(row.quality),
+                task=str(row.task),
+                metric=str(row.metric),
+                protocol_key=str(row.protocol_key),
+                protocol=protocol_words(str(row.protocol), str(row.task)),
+                distinguish=protocols[row.task, row.metric] > 1,
+            )
+        )
+    order = {task: index for index, task in enumerate(PRIMARY)}
+    return sorted(
+        found, key=lambda q: (not q.primary, q.metric != "perplexity", order.get(q.task, 99), q.task, q.metric, q.key)
+    )
+
+
+def at(table: pd.DataFrame, quality: Quality) -> pd.DataFrame:
+    """The rows of one quality, in the order of `at_order`."""
+    return at_order(table[table["quality"] == quality.key])
+
+
+def at_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the dense model first, then by method and by what was removed."""
+    rows = rows.assign(_order=(rows["kind"] != "dense").astype(int))
+    return rows.sort_values(["_order", "kind", "series", "removed", "run_id"]).drop(columns="_order")
+
+
+def missing(table: pd.DataFrame, quality: Quality) -> list[str]:
+    """Labels of the runs that have no value of this quality."""
+    have = set(table.loc[table["quality"] == quality.key, "run_id"])
+    rest = table[~table["run_id"].isin(have)].drop_duplicates("run_id")
+    return [str(label) for label in rest["label"]]

@@ -1,0 +1,196 @@
+"""How charts look: colours, symbols, fonts, text made safe. Designed for a light and a dark page alike.
+
+Methods wear the Okabe-Ito colours (Okabe & Ito 2008, safe for colour-blind eyes), and a symbol too, so that no meaning
+hangs on colour alone.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from core.charts_frames import Quality
+
+OKABE_ITO = {
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+DASHES = ("solid", "dash", "dot", "dashdot")
+VARIANTS = ("", "-open", "-dot", "-open-dot")
+_METHODS = {
+    "magnitude": ("blue", "circle"),
+    "wanda": ("orange", "square"),
+    "random": ("purple", "x"),
+    "l1": ("sky", "triangle-up"),
+    "l2": ("green", "triangle-down"),
+    "taylor": ("vermillion", "star"),
+    "sparsegpt": ("yellow", "pentagon"),
+    "ria": ("purple", "hexagon"),
+    "wanda_structured": ("orange", "diamond-wide"),
+    "flap": ("sky", "star-square"),
+    "obs": ("green", "hexagram"),
+    "block_influence": ("blue", "bowtie"),
+    "perplexity_greedy": ("vermillion", "hourglass"),
+    "last": ("purple", "triangle-left"),
+    "first": ("yellow", "triangle-right"),
+}
+_SPARE = ("octagon", "star-triangle-up", "star-triangle-down", "star-diamond", "cross", "diamond-tall")
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The page's colours that a chart needs."""
+
+    wall: str
+    panel: str
+    ink: str
+    muted: str
+    grid: str
+
+
+LIGHT = Palette(wall="#FAF8F4", panel="#F1EDE4", ink="#1F2933", muted="#6B7280", grid="#E3DDD1")
+DARK = Palette(wall="#14181A", panel="#1D2326", ink="#E8E6E1", muted="#9AA3A8", grid="#2C3438")
+
+
+def palette(dark: bool) -> Palette:
+    """The colours of the dark or the light page."""
+    return DARK if dark else LIGHT
+
+
+def safe(text: object) -> str:
+    """Text for a Plotly label: shown as it is, never read as its small HTML or as LaTeX."""
+    return html.escape(str(text), quote=False).replace("$", "&#36;")
+
+
+def method_colour(method: str, dark: bool) -> str:
+    """The method's colour, the same in every chart; the dense model is ink (Okabe-Ito's black, grey on dark)."""
+    if method == "dense":
+        return DARK.muted if dark else "#000000"
+    known = _METHODS.get(method)
+    names = list(OKABE_ITO)
+    return OKABE_ITO[known[0] if known else names[zlib.crc32(method.encode()) % len(names)]]
+
+
+def method_symbol(method: str, variant: int = 0) -> str:
+    """The method's symbol; `variant` tells several settings of one method apart."""
+    if method == "dense":
+        return "diamond-open"
+    known = _METHODS.get(method)
+    base = known[1] if known else _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+    return base + VARIANTS[variant % len(VARIANTS)]
+
+
+def marker(method: str, variant: int, dark: bool, size: int = 11) -> dict[str, Any]:
+    """Marker of a method's points: its colour and symbol, with a rim that keeps pale colours visible."""
+    colour, symbol = method_colour(method, dark), method_symbol(method, variant)
+    rim = colour if "open" in symbol else palette(dark).ink
+    return {
+        "color": colour,
+        "symbol": symbol,
+        "size": size,
+        "line": {"color": rim, "width": 2 if "open" in symbol else 0.8},
+    }
+
+
+def figure(title: str, alt: str, *, dark: bool, height: int) -> go.Figure:
+    """An empty figure in the page's look. `alt` is kept in layout.meta for the page's `alt=`."""
+    p = palette(dark)
+    axis = {
+        "gridcolor": p.grid, "zeroline": False, "linecolor": p.muted, "showline": True, "ticks": "outside",
+        "tickcolor": p.muted, "ticklen": 4, "automargin": True,
+        "title": {"font": {"size": 13, "color": p.ink}, "standoff": 10},
+        "tickfont": {"color": p.muted, "size": 12},
+    }  # fmt: skip
+    figure = go.Figure()
+    figure.update_layout(
+        template=None,
+        title={
+            "text": title,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 8, "l": 4},
+            "font": {"size": 15, "color": p.ink},
+        },
+        paper_bgcolor=p.wall,
+        plot_bgcolor=p.wall,
+        font={"family": FONT, "color": p.ink, "size": 13},
+        xaxis=axis,
+        yaxis=axis,
+        margin={"l": 8, "r": 16, "t": 44, "b": 8},
+        height=height,
+        hovermode="closest",
+        hoverlabel={
+            "bgcolor": p.panel,
+            "bordercolor": p.muted,
+            "font": {"family": FONT, "color": p.ink, "size": 13},
+            "align": "left",
+        },
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "y": -0.02,
+            "yref": "container",
+            "yanchor": "bottom",
+            "font": {"color": p.ink, "size": 12},
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+        dragmode="zoom",
+        meta={"alt": alt},
+    )
+    return figure
+
+
+def alt(figure: go.Figure) -> str:
+    """What the figure shows, in words, for people who do not see it."""
+    meta = figure.layout.meta
+    return str(meta["alt"]) if isinstance(meta, dict) and "alt" in meta else ""
+
+
+def config(name: str) -> dict[str, Any]:
+    """Plotly's mode bar: SVG in print quality under a telling name, no sending to anybody's cloud."""
+    stem = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-") or "chart"
+    return {
+        "displaylogo": False,
+        "showSendToCloud": False,
+        "responsive": True,
+        "toImageButtonOptions": {"format": "svg", "filename": f"espalier-{stem}", "scale": 2},
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    }
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.304 → `30.4 %`."""
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
+
+
+def measured(value: float, stderr: float, quality: Quality, *, sign: bool = False) -> str:
+    """A measured value with its standard error and unit: `29.97 ± 0.31`, `+3.1 ± 4.8 points`."""
+    if not math.isfinite(value):
+        return "–"
+    scale, digits = (100.0, 1) if quality.fraction else (1.0, _digits(value))
+    known = math.isfinite(stderr)
+    shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    shown += f" ± {scale * stderr:,.{digits}f}" if known else ""
+    unit = ("points" if sign else "%") if quality.fraction else quality.unit
+    return f"{shown} {unit}".strip()
+
+
+def _digits(value: float) -> int:
+    size = abs(value)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
