@@ -1,7 +1,7 @@
 """Model families: where each one keeps its linear layers, norms and tables. The only place that knows module names.
 
-A family is chosen by `model_type` of config.json. Algorithms ask for roles (`q`, `k`, `v`, `o`, `gate`, `up`, `down`) and
-never spell a module path. No torch at import, so that pages can ask whether a model is known and how it will be saved.
+A family is chosen by `model_type` of config.json. Algorithms ask for roles (`q`, `k`, `v`, `o`, `gate`, `up`, `down`)
+and never spell a module path. No torch at import, so that pages can ask whether a model is known and how it will be saved.
 """
 
 from collections.abc import Mapping
@@ -120,7 +120,12 @@ _FAMILIES = {
     for each in (
         # LlamaConfig rejects head counts that do not divide hidden_size, even where head_dim is given.
         Family(
-            "llama", "Llama", "LlamaForCausalLM", "per_layer_llama", "PerLayerLlamaForCausalLM", heads_divide_hidden=True
+            "llama",
+            "Llama",
+            "LlamaForCausalLM",
+            "per_layer_llama",
+            "PerLayerLlamaForCausalLM",
+            heads_divide_hidden=True,
         ),
         Family("mistral", "Mistral", "MistralForCausalLM", "per_layer_mistral", "PerLayerMistralForCausalLM"),
     )

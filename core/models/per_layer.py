@@ -13,7 +13,7 @@ class PerLayerSizes:
     """Put before a stock `...ForCausalLM` among the bases: builds each decoder layer from its own sizes."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         layers = self.model.layers  # type: ignore[attr-defined]
         for index, sizes in enumerate(config.espalier_layers):
             own = copy.deepcopy(config)

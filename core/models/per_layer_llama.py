@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from .per_layer import PerLayerSizes
 
 
-class PerLayerLlamaForCausalLM(PerLayerSizes, LlamaForCausalLM):
-    """LlamaForCausalLM with `config.espalier_layers`: [{num_attention_heads, num_key_value_heads, intermediate_size}]."""
+class PerLayerLlamaForCausalLM(PerLayerSizes, LlamaForCausalLM):  # type: ignore[misc]
+    """LlamaForCausalLM whose layers have the sizes that `config.espalier_layers` gives."""
 
     config_class = LlamaConfig

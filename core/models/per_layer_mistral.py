@@ -5,7 +5,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from .per_layer import PerLayerSizes
 
 
-class PerLayerMistralForCausalLM(PerLayerSizes, MistralForCausalLM):
-    """MistralForCausalLM with `config.espalier_layers`: [{num_attention_heads, num_key_value_heads, intermediate_size}]."""
+class PerLayerMistralForCausalLM(PerLayerSizes, MistralForCausalLM):  # type: ignore[misc]
+    """MistralForCausalLM whose layers have the sizes that `config.espalier_layers` gives."""
 
     config_class = MistralConfig

@@ -1,6 +1,7 @@
 """Cutting rows and columns out of decoder layers, and keeping the books that go with them.
 
-Invariant, held by tests: setting the removed heads' and channels' weights to zero and cutting them gives the same logits.
+Invariant, held by tests: setting the removed heads' and channels' weights to zero, and cutting them, give the same
+logits.
 KV group g owns query heads g·rep … (g+1)·rep − 1, where rep = n_heads / n_kv_heads; head_dim never changes.
 """
 

@@ -1,0 +1,38 @@
+"""The stranger who loads a saved model: a script in isolated mode, with torch, transformers and safetensors only.
+
+Arguments: model folder, token ids (safetensors, `ids`), file for the logits, 1 if the folder's code may run, a text.
+The last line of output is JSON: the model's class, the version of transformers, the text's token ids.
+"""
+
+import json
+import sys
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def main(directory: str, request: str, answer: str, trusted: str, text: str) -> None:
+    """Load, compute, write."""
+    model = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=torch.float32,
+        trust_remote_code=trusted == "1",
+        use_safetensors=True,
+        attn_implementation="sdpa",
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with torch.inference_mode():
+        logits = model(input_ids=load_file(request)["ids"], use_cache=False).logits
+    save_file({"logits": logits.contiguous()}, answer)
+    found = {
+        "class": type(model).__name__,
+        "transformers": transformers.__version__,
+        "text_ids": list(tokenizer(text)["input_ids"]),
+    }
+    sys.stdout.write(f"\n{json.dumps(found)}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
