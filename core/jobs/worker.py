@@ -1,0 +1,158 @@
+"""The process that does one run: `python -m core.jobs.worker RUN_DIRECTORY`.
+
+It takes the run's lock, says that it lives before it loads anything large, does the pipeline, and says how it ended. It
+never waits for anybody: what it has to say is in the run directory.
+"""
+
+import errno
+import faulthandler
+import logging
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from core.errors import Cancelled, EspalierError, OutOfMemoryError, QueueError
+from core.jobs.events import EventWriter, Listener
+from core.jobs.processes import identity
+from core.jobs.rundir import RunDirectory
+from core.jobs.states import State, transition
+from core.jobs.stopping import StopRequest
+
+COMPLETE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
+_QUIET = {
+    "TQDM_DISABLE": "1",  # bars of libraries would fill log.txt
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_log = logging.getLogger(__name__)
+
+
+def work(directory: RunDirectory, listener: Listener | None = None) -> int:
+    """Do the run in this process, whose only work it is, and return the exit code.
+
+    The caller holds the run's lock. QueueError if the run is over already.
+    """
+    recorded = directory.recorded()
+    begun = directory.events_file.exists() or directory.state_file.exists()
+    was = State.INTERRUPTED if recorded.state is State.RUNNING else recorded.state  # RUNNING without its lock
+    transition(was if begun else None, State.RUNNING)
+    stop = StopRequest()
+    attempt = _next_attempt(directory)
+    with EventWriter(directory.events_file, attempt=attempt, listener=listener) as events:
+        stop.install(lambda: _end_now(events))
+        events.state(State.RUNNING, **identity())
+        events.start_heartbeat()
+        handler = _log_to(directory)
+        try:
+            return _do(directory, events, stop)
+        finally:
+            stop.done()
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def _next_attempt(directory: RunDirectory) -> int:
+    """One more than the last attempt of which there is an event, but never less than the supervisor counts."""
+    last = max((event.get("attempt", 1) for event in directory.events() if event["kind"] == "state"), default=0)
+    asked = (directory.read_state() or {}).get("attempt", 1)
+    return max(int(last) + 1, int(asked))
+
+
+def _do(directory: RunDirectory, events: EventWriter, stop: StopRequest) -> int:
+    try:
+        from core.jobs.pipeline import run
+
+        run(directory, events, stop.check)
+        stop.done()
+        events.state(State.COMPLETE)
+        return COMPLETE
+    except Exception as error:  # noqa: BLE001 - every end of a run is told in its events
+        if stop.asked or isinstance(error, Cancelled):  # whatever came after the request came of it
+            _log.info("Cancelled.", exc_info=error)
+            stop.done()
+            events.state(State.CANCELLED, reason="Cancelled.")
+            return CANCELLED
+        _log.error("The run failed.", exc_info=error)
+        told = explain(error)
+        events.state(State.FAILED, reason=told.message, advice=told.advice)
+        return FAILED
+
+
+def explain(error: BaseException) -> EspalierError:
+    """What an exception means for people."""
+    if isinstance(error, EspalierError):
+        return error
+    torch = sys.modules.get("torch")
+    cuda_oom = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    host_oom = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+    if cuda_oom or host_oom:
+        where = "the GPU" if cuda_oom else "this machine"
+        return OutOfMemoryError(
+            f"The memory of {where} is exhausted: {_first_line(error)}",
+            "Lower the batch size, the calibration samples or the window length, or choose a smaller model.",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EspalierError("The disk is full.", "Free some space, then start the run again.")
+    kind = type(error).__name__
+    return EspalierError(f"An unexpected error: {kind}: {_first_line(error)}", "The log has the whole traceback.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else "no message"
+
+
+def _end_now(events: EventWriter) -> None:
+    """The work did not come to a progress call in time after it was asked to stop: say so and end, children first."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    with suppress(OSError):
+        events.state(State.CANCELLED, reason="Cancelled.")
+    os._exit(CANCELLED)
+
+
+def _log_to(directory: RunDirectory) -> logging.Handler:
+    """Send what this program and Python's warnings say to log.txt."""
+    handler = logging.FileHandler(directory.log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.INFO)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.getLogger("core").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    return handler
+
+
+def quiet() -> None:
+    """Keep libraries that are loaded from now on from printing bars; what the environment says already stays."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of the process that the supervisor starts; its output is log.txt already."""
+    faulthandler.enable()
+    quiet()
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m core.jobs.worker RUN_DIRECTORY\n")
+        return REFUSED
+    directory = RunDirectory(Path(arguments[0]))
+    if not directory.exists():
+        sys.stderr.write(f"{directory.path} is not a run: it has no experiment.yaml.\n")
+        return REFUSED
+    try:
+        with directory.lock():
+            return work(directory)
+    except QueueError as error:
+        sys.stderr.write(f"{error}\n")
+        return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
