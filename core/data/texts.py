@@ -127,21 +127,21 @@ def _rows(column: str, path: str, name: str | None, **how: Any) -> list[str]:
     import datasets
 
     limit = how.pop("limit", None)
-    failures = (OSError, ValueError, RuntimeError, KeyError, *_transport_errors())
     try:
         rows = datasets.load_dataset(path, name, **how)
         return [row[column] for row in (rows.take(limit) if limit else rows)]
-    except failures as error:
+    except hub_failures() as error:
         raise DataError(
             f"The data hub did not give {path} ({type(error).__name__}: {error}).",
             "Check the network, use `passages`, or give a text file by path.",
         ) from error
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the hub client's own HTTP library raises; which library that is has changed between its versions."""
+def hub_failures() -> tuple[type[Exception], ...]:
+    """What loading a hub data set may raise when it cannot be had; for an `except` clause."""
+    # The hub client's own HTTP library; which one that is has changed between its versions.
     modules = [importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
-    return tuple(module.HTTPError for module in modules)
+    return (OSError, ValueError, RuntimeError, KeyError, *(module.HTTPError for module in modules))
 
 
 def _wikitext_rows(split: str) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # float32 logits held at once
-TOKENS_A_PASS = {"cpu": 1024, "cuda": 16384}  # padded tokens in one pass, where nobody asks for a batch size
+TOKENS_A_PASS = {"cpu": 512, "cuda": 16384}  # padded tokens in one pass, where nobody asks for a batch size
 _INTERVAL = 0.25  # seconds between two progress calls from inside a pass
 
 
@@ -117,22 +117,41 @@ class NextTokenLogits:
         """Positions whose float32 logits fit into the memory that a chunk may take."""
         return max(16, LOGIT_BYTES[_kind(str(self.model.device))] // (4 * self.vocabulary))
 
-    def chunk_count(self, positions: int) -> int:
-        """Chunks in a pass over this many positions."""
-        return -(-positions // self.rows_at_once())
+    def chunk_count(self, batch: int, length: int) -> int:
+        """Chunks in a pass over (batch, length) tokens."""
+        return len(self._cuts(batch, length, self.rows_at_once()))
 
-    def chunks(self, input_ids: "torch.Tensor") -> "Iterator[tuple[slice, torch.Tensor]]":
-        """Logits of input_ids (B, T): (positions in the flattened B · T order, logits (rows, vocabulary))."""
-        rows = self.rows_at_once()
-        length = input_ids.shape[1]
+    @staticmethod
+    def _cuts(batch: int, length: int, rows: int) -> list[slice]:
+        """Positions of the flattened (batch · length) order: whole rows together, or equal parts of one long row."""
+        if length <= rows:
+            step = rows // length * length
+            return [slice(start, min(start + step, batch * length)) for start in range(0, batch * length, step)]
+        part = -(-length // -(-length // rows))
+        return [
+            slice(row * length + start, row * length + min(start + part, length))
+            for row in range(batch)
+            for start in range(0, length, part)
+        ]
+
+    def chunks(self, input_ids: "torch.Tensor", rows: int | None = None) -> "Iterator[tuple[slice, torch.Tensor]]":
+        """Logits of input_ids (B, T): (positions in the flattened B · T order, logits (positions, vocabulary)).
+
+        `rows` limits the positions in a chunk; the cuts depend on it and the shape alone, so that two models can be
+        compared chunk by chunk.
+        """
+        batch, length = input_ids.shape
+        cuts = self._cuts(batch, length, rows or self.rows_at_once())
         if self.plain_head:
-            flat = self._hidden(input_ids).flatten(0, 1)  # (B · T, d)
+            hidden = self._hidden(input_ids).flatten(0, 1)  # (B · T, d)
             head = self.model.get_output_embeddings()
-            for start in range(0, len(flat), rows):
-                yield slice(start, min(start + rows, len(flat))), head(flat[start : start + rows]).float()
+            for cut in cuts:
+                yield cut, head(hidden[cut]).float()
             return
-        for row, ids in enumerate(input_ids):
-            logits = self.model(input_ids=ids[None], use_cache=False).logits[0]  # (T, vocabulary)
-            for start in range(0, length, rows):
-                stop = min(start + rows, length)
-                yield slice(row * length + start, row * length + stop), logits[start:stop].float()
+        made, first, last = None, 0, 0  # logits of rows first…last−1
+        for cut in cuts:
+            start, stop = cut.start // length, -(-cut.stop // length)
+            if made is None or (start, stop) != (first, last):
+                first, last = start, stop
+                made = self.model(input_ids=input_ids[start:stop], use_cache=False).logits.flatten(0, 1)
+            yield cut, made[cut.start - first * length : cut.stop - first * length].float()

@@ -55,7 +55,7 @@ def perplexity(
     A float16 model whose loss overflows is measured again in float32, and `dtype` says so. NumericalError when the loss
     is no finite number. `progress` counts windows.
     """
-    tokens: torch.Tensor = getattr(windows, "tokens", windows)
+    tokens = windows if isinstance(windows, torch.Tensor) else windows.tokens
     nll, dtype = in_float32_if_it_fails(model, lambda: _window_nll(model, tokens, batch_size, progress))
     mean = math.fsum(nll) / len(nll)
     value = math.exp(mean) if mean < 700 else math.inf
@@ -83,7 +83,7 @@ def _window_nll(model: Any, tokens: "torch.Tensor", batch_size: int | str, progr
     with torch.inference_mode(), watched(model, meter) as layers:
         for start in range(0, len(tokens), rows):
             batch = tokens[start : start + rows].to(device)
-            meter.begin(len(batch), layers + logits.chunk_count(batch.numel()))
+            meter.begin(len(batch), layers + logits.chunk_count(*batch.shape))
             result += _batch_nll(logits, batch, meter).mean(dim=1).tolist()
             if not all(map(math.isfinite, result[-len(batch) :])):
                 raise NumericalError(

