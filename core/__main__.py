@@ -215,7 +215,8 @@ def _report(directory: Any, code: int) -> int:
     for metric in results.get("metrics", []):
         value = "nan" if metric["value"] is None else f"{metric['value']:.4g}"
         error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.2g}"
-        print(f"{metric['task']:<28} {metric['metric']:<24} {value}{error}")
+        of = "" if metric["stage"] == "pruned" else f"  ({metric['stage']})"
+        print(f"{metric['task']:<28} {metric['metric']:<26} {value}{error}{of}")
     print(f"results: {directory.results_file}")
     return DONE
 

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from core.jobs.pipeline import Setting
     from core.models.loading import LoadedModel
 
-# Speed is measured beside the dense model each time: its numbers are kept under a stage of their own. A dense run has only
-# one model, whose stage is that of every first evaluation.
-_SPEED_STAGES = {True: {"pruned": "pruned", "dense": "dense"}, False: {"dense": "pruned"}}
 FIDELITY_TOKENS = 8192  # enough for a standard error of about a hundredth of a nat
 
 
@@ -157,9 +154,11 @@ def _speed(setting: "Setting", models: _Models) -> Part:
         from core.evaluation.speed import measure
 
         model, tokenizer = models.judged()
-        pruned = setting.experiment.pruning is not None
-        both = {"pruned": model, "dense": models.dense()} if pruned else {"dense": model}
-        return measure(both, tokenizer, device=setting.device, progress=progress, stages=_SPEED_STAGES[pruned]), []
+        # A metric's stage is its model's name; the first evaluation of any run, a dense one too, is `pruned`.
+        both = {"pruned": model}
+        if setting.experiment.pruning is not None:
+            both["dense"] = models.dense()
+        return measure(both, tokenizer, device=setting.device, progress=progress), []
 
     return work
 

@@ -41,6 +41,7 @@ _RUN_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{8}-[a-z0-9]{4}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LOG_BYTES_A_LINE = 400
 _LAST_EVENT_BYTES = 8192
+_NUMBERS = re.compile(r"\[\n\s*((?:-?\d[\d.eE+-]*,?\s*)+)\]")  # strings hold no bare line end
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOCK_WAIT_S = 2.0  # readers hold the lock for microseconds while they look whether it is free
 
@@ -80,8 +81,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON for files: readable, and never the NaN or Infinity that other readers refuse (they become null)."""
-    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    """JSON for files: indented, lists of numbers on one line, nan and inf as null (other readers refuse them)."""
+    text = json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False)
+    return _NUMBERS.sub(lambda match: "[" + ", ".join(map(str.strip, match[1].split(","))) + "]", text) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
