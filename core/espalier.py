@@ -182,7 +182,7 @@ def _frame(branches: Sequence[Branch], scale: Scale, colours: Mapping[str, str])
     most = max((b.heads[0] for b in branches), default=1)
     if scale == "small":
         return _Frame(scale, min(max(44 / n, 1.5), 5), 0, 30, 36, 40, 60, colours)
-    pitch = min(max(360 / n, 5), 15) if scale == "medium" else min(max(640 / n, 10), 22)
+    pitch = min(max(330 / n, 5), 15) if scale == "medium" else min(max(640 / n, 10), 22)
     heads = min(max(2.3 * most, 16), 40)
     return _Frame(scale, pitch, _HEADER, heads, heads + 6, heads + 12, 87 - heads - 12, colours)
 

@@ -1,0 +1,18 @@
+"""What every page has: navigation, the look, and the slim line that says what the machine is doing."""
+
+import streamlit as st
+
+from pages._parts import status, theme
+
+PAGES = [
+    st.Page("launch.py", title="Launch", icon=":material/content_cut:", default=True),
+    st.Page("runs.py", title="Runs", icon=":material/view_list:"),
+    st.Page("compare.py", title="Compare", icon=":material/monitoring:"),
+    st.Page("chat.py", title="Chat", icon=":material/forum:"),
+]
+
+st.set_page_config(page_title="Espalier", page_icon=theme.icon(), layout="wide")
+theme.apply()
+page = st.navigation(PAGES, position="top")
+status.show()
+page.run()

@@ -1,0 +1,142 @@
+"""From what the form holds to Experiments: one for each method and ratio. No widgets here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.errors import ExperimentError
+from core.experiment import Experiment, inapplicable
+from pages._parts.launch_state import DENSE, FILE
+
+Values = Mapping[str, Any]
+MOST_RUNS = 24
+
+
+def cuts(values: Values) -> list[tuple[str, int]]:
+    """(method, ratio in per cent) of every run that the form stands for, in the form's order."""
+    names = values["launch_methods"] if values["launch_several_methods"] else [values["launch_method"]]
+    ratios = sorted(values["launch_ratios"]) if values["launch_several_ratios"] else [values["launch_ratio"]]
+    return [(name, ratio) for name in names for ratio in (ratios if name != DENSE else ratios[:1])]
+
+
+def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> list[Experiment]:
+    """Every Experiment of the form. ExperimentError lists what cannot be, by field."""
+    if values["launch_several_methods"] and not values["launch_methods"]:
+        raise ExperimentError("No method is chosen.", "Choose at least one.", field="pruning.method")
+    if values["launch_several_ratios"] and not values["launch_ratios"]:
+        raise ExperimentError("No ratio is chosen.", "Choose at least one.", field="pruning.ratio")
+    chosen = cuts(values)
+    if len(chosen) > MOST_RUNS:
+        raise ExperimentError(
+            f"{len(chosen)} runs at once, but at most {MOST_RUNS} go together.",
+            "Choose fewer methods or ratios.",
+            field="pruning.ratio",
+        )
+    found: list[Experiment] = []
+    for name, ratio in chosen:
+        method = methods.get(name)
+        experiment = Experiment.parse(
+            {
+                "name": _name(values, method, ratio, several=len(chosen) > 1, n_layers=n_layers),
+                "model": _model(values),
+                "pruning": _pruning(values, method, ratio, n_layers) if method is not None else None,
+                "evaluation": _evaluation(values, dense=method is None),
+                "save_model": values["launch_save_model"],
+                "seed": values["launch_seed"] or 0,
+                "device": values["launch_device"],
+            }
+        )
+        if all(experiment.pruning != other.pruning for other in found):  # a pattern fixes its ratio: all are one run
+            found.append(experiment)
+    return found
+
+
+def short_title(method: Any) -> str:
+    """A method's title without what stands in brackets: `Taylor`."""
+    return str(method.title).split(" (")[0]
+
+
+def _name(values: Values, method: Any, ratio: int, *, several: bool, n_layers: int) -> str:
+    own = values["launch_name"].strip()
+    if own and not several:
+        return str(own)
+    if method is None:
+        return f"{own}: dense" if own else "Dense"
+    text = f"{short_title(method)} {_percent(values, method, ratio)} %"
+    first, last = values["launch_layers"]
+    if (first, last) != (0, n_layers - 1):
+        text += f", layers {first}–{last}"
+    return f"{own}: {text}" if own else text
+
+
+def _percent(values: Values, method: Any, ratio: int) -> int:
+    pattern = values["launch_pattern"]
+    if method.kind != "mask" or pattern == "unstructured":
+        return ratio
+    n, m = (int(part) for part in pattern.split(":"))
+    return round(100 * (m - n) / m)
+
+
+def _model(values: Values) -> dict[str, Any]:
+    return {
+        "name": values["launch_model"] or "",
+        "dtype": values["launch_dtype"],
+        "trust_remote_code": values["launch_trust"],
+    }
+
+
+def _pruning(values: Values, method: Any, ratio: int, n_layers: int) -> dict[str, Any]:
+    first, last = values["launch_layers"]
+    data: dict[str, Any] = {
+        "method": method.name,
+        "ratio": ratio / 100,
+        "layers": None if (first, last) == (0, n_layers - 1) else [first, last],
+        "parts": values["launch_parts"],
+        "heads": values["launch_heads"],
+        "round_to": values["launch_round_to"],
+        "same_sizes": values["launch_same_sizes"],
+        "pattern": values["launch_pattern"],
+        "options": values["launch_options"].get(method.name, {}),
+    }
+    for field in inapplicable(method.kind):
+        data.pop(field, None)
+    if data.get("pattern", "unstructured") != "unstructured":
+        del data["ratio"]
+    if method.calibrated(data["options"]):
+        data["calibration"] = {
+            **_text(values["launch_calibration_corpus"], values["launch_calibration_path"], "pruning.calibration.path"),
+            "split": values["launch_calibration_split"],
+            "samples": values["launch_calibration_samples"],
+            "length": values["launch_calibration_length"],
+            "seed": values["launch_calibration_seed"],
+        }
+    return data
+
+
+def _text(corpus: str, path: str, field: str) -> dict[str, Any]:
+    if corpus != FILE:
+        return {"corpus": corpus}
+    if not path.strip():
+        raise ExperimentError("A text file is asked for, but no path is given.", "Give its path.", field=field)
+    return {"path": path.strip()}
+
+
+def _evaluation(values: Values, *, dense: bool) -> dict[str, Any]:
+    entries = []
+    for corpus in values["launch_perplexity"]:
+        entries.append(
+            {
+                **_text(corpus, values["launch_perplexity_path"], "evaluation.perplexity.path"),
+                "window": values["launch_perplexity_window"],
+                "max_tokens": values["launch_perplexity_max_tokens"],
+                "bos": values["launch_perplexity_bos"],
+            }
+        )
+    return {
+        "perplexity": entries,
+        "tasks": values["launch_tasks"],
+        "limit": values["launch_limit"],
+        "shots": values["launch_shots"],
+        "chat_template": values["launch_chat_template"],
+        "fidelity": values["launch_fidelity"] and not dense,
+        "speed": values["launch_speed"],
+    }

@@ -1,0 +1,65 @@
+"""What Launch opens with: on a first start one button, then three doors. Doors only fill the form."""
+
+import streamlit as st
+
+from core.errors import EspalierError
+from core.espalier import Branch
+from core.service import Service
+from pages._parts.launch_state import DOORS, open_door
+from pages._parts.theme import figure, note
+
+_SEEN = "launch_store_has_runs"
+
+
+def first_start(service: Service) -> bool:
+    """Whether the store is empty, as long as this visitor has seen no run."""
+    if not st.session_state.get(_SEEN):
+        st.session_state[_SEEN] = not service.run_list().empty
+    return not st.session_state[_SEEN]
+
+
+def first(service: Service) -> None:
+    """The first start: what this is, and one button that shows it."""
+    with st.container(key="first"):
+        words, picture = st.columns([1.15, 1], gap="large", vertical_alignment="center")
+        with words:
+            st.html("<h2>Every cut shows.</h2>")
+            st.html(
+                '<p class="esp-lead">Espalier removes what a language model needs least, measures what that costs, and '
+                "lets you talk to the result. Begin with a small model that is already on this machine.</p>"
+            )
+            if st.button("Prune SmolLM2 to see how it works", type="primary", key="launch_quick_look"):
+                try:
+                    service.submit(service.quick_look())
+                except EspalierError as error:
+                    st.html(note(str(error), level="error"))
+                else:
+                    st.switch_page("pages/runs.py")
+            st.html(
+                '<p class="esp-fact">Four short runs, under five minutes on two CPU cores. No network, no account.</p>'
+            )
+        with picture:
+            figure(_emblem(), label="An espalier: a trunk with a branch for each layer, some of them cut")
+
+
+def _emblem() -> list[Branch]:
+    """A small tree that was pruned with care: a picture, not a plan."""
+    kept = [(9, 3, 1.0), (9, 3, 0.94), (6, 2, 0.8), (6, 2, 0.66), (3, 1, 0.52), (6, 2, 0.6), (6, 2, 0.74), (9, 3, 1.0)]
+    return [
+        Branch(i, i not in (0, 7), (9, heads), (3, groups), (1536, round(1536 * share)))
+        for i, (heads, groups, share) in enumerate(kept)
+    ]
+
+
+def doors(last_layer: int) -> None:
+    """Three ways in."""
+    with st.container(key="doors"):
+        for column, (name, (title, text, _)) in zip(st.columns(3, gap="small"), DOORS.items(), strict=True):
+            column.button(
+                f"**{title}** {text}",
+                key=f"launch_door_{name}",
+                width="stretch",
+                wrap=True,
+                on_click=open_door,
+                args=(name, last_layer),
+            )

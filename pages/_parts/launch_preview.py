@@ -1,0 +1,221 @@
+"""The right side of Launch: what will happen, in a figure, in numbers and in words, and the button that starts it."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import streamlit as st
+
+from core.errors import EspalierError, ExperimentError, Problem
+from core.espalier import branches_of_plan, dense_branches
+from core.experiment import Experiment
+from core.service import Preview, Service
+from pages._parts.launch_build import experiments
+from pages._parts.launch_form import Form
+from pages._parts.theme import count, duration, figure, html, note, percent, plain, size
+
+
+def show(service: Service, form: Form, values: Any) -> None:
+    """Draw the preview of what the form holds, and say beside each field what is wrong with it."""
+    problems, made = list(form.problems), []
+    if form.architecture is not None:
+        try:
+            made = experiments(values, form.methods, form.architecture.n_layers)
+        except ExperimentError as error:
+            problems += error.problems or [Problem(error.field, error.message, error.advice)]
+    seen = [service.preview(experiment) for experiment in made]
+    for preview in seen:
+        problems += [*preview.problems, *preview.cautions]
+    homeless = form.says.fill(problems)
+    with st.container(key="preview", gap="small"):
+        if seen:
+            _figure(made, seen, form.architecture)
+            _facts(made, seen)
+        else:
+            _nothing(form.architecture)
+        known = dict.fromkeys(text for preview in seen for text in preview.warnings if "documents a task" not in text)
+        for text in [str(problem) for problem in homeless] + list(known):  # the limit's cost stands beside the limit
+            st.html(note(text))
+        _queue(service, made, seen, blocked=[p for p in problems if p.level == "error"])
+        if seen:
+            _texts(made, seen)
+
+
+def _nothing(architecture: Any | None) -> None:
+    st.html('<p class="esp-kicker">What will happen</p>')
+    if architecture is not None:
+        figure(dense_branches([(s.heads, s.kv_heads, s.mlp) for s in architecture.layers]))
+    st.html('<p class="esp-fact">The preview comes back when the remarks beside the fields are dealt with.</p>')
+
+
+# --- the figure
+
+
+def _figure(made: Sequence[Experiment], seen: Sequence[Preview], architecture: Any) -> None:
+    at = 0
+    if len(made) > 1:
+        at = st.selectbox(
+            "Preview of",
+            range(len(made)),
+            format_func=lambda i: made[i].name if i < len(made) else "",
+            key=f"launch_shown_{len(made)}",
+            label_visibility="collapsed",
+        )
+    plan = seen[at].plan
+    kicker = f'<p class="esp-kicker">{html(made[at].name)}</p>' if len(made) == 1 else ""
+    st.html(kicker + _numbers(plan, architecture))
+    if plan is None:
+        figure(dense_branches([(s.heads, s.kv_heads, s.mlp) for s in architecture.layers]))
+        return
+    pruning = made[at].pruning
+    figure(branches_of_plan(plan, pruning.parts if pruning else ()))
+    st.html(f'<p class="esp-fact">{html(sentence(plan)).replace("–", "&#8288;–&#8288;")}</p>')
+
+
+def _numbers(plan: Any | None, architecture: Any) -> str:
+    if plan is None:
+        return (
+            f'<p class="esp-numbers"><strong>{count(architecture.params)}</strong>'
+            f"<span>nothing is removed: the dense model, as a baseline</span></p>"
+        )
+    if plan.kind == "mask":
+        return (
+            f'<p class="esp-numbers"><strong>{count(plan.params_before)} <s>with</s> '
+            f"{count(plan.params_before - plan.nonzero_after)} <s>zeros</s></strong>"
+            f"<span>{percent(plan.achieved_model_ratio)} of the whole model</span></p>"
+        )
+    return (
+        f'<p class="esp-numbers"><strong>{count(plan.params_before)} <s>→</s> {count(plan.params_after)}</strong>'
+        f"<span>−{percent(plan.achieved_model_ratio)} of the whole model</span></p>"
+    )
+
+
+def sentence(plan: Any) -> str:
+    """What goes, in one sentence: units a layer, which layers, and which stay untouched."""
+    cuts = [cut for cut in plan.cuts if cut.selected]
+    one = cuts[0]
+    if plan.kind == "mask":
+        total = sum(r * c for r, c in plan.before.matrix_shapes(one.layer).values())
+        what = f"Sets {one.zeros:,} of {total:,} weights to zero in each of"
+    else:
+        parts = []
+        kv = one.before.kv_heads - one.after.kv_heads
+        heads = one.before.heads - one.after.heads
+        if kv:
+            parts.append(f"{kv} of {one.before.kv_heads} KV groups ({heads} heads)")
+        elif heads:
+            parts.append(f"{heads} of {one.before.heads} heads")
+        if one.before.mlp != one.after.mlp:
+            parts.append(f"{one.before.mlp - one.after.mlp:,} of {one.before.mlp:,} channels")
+        what = f"Removes {' and '.join(parts) or 'nothing'} in each of"
+    where = f"layers {cuts[0].layer}–{cuts[-1].layer}" if len(cuts) > 1 else f"layer {cuts[0].layer}"
+    rest = _spans([cut.layer for cut in plan.cuts if not cut.selected])
+    what = what.replace(" in each of", " in each of the" if len(cuts) > 1 else " in")
+    return f"{what} {where}{f'; {rest} stay as they are' if rest else ''}."
+
+
+def _spans(layers: list[int]) -> str:
+    spans = []
+    for _, group in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0]):
+        run = [layer for _, layer in group]
+        spans.append(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}")
+    return " and ".join(spans)
+
+
+# --- the facts
+
+
+def _facts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
+    if len(made) > 1:
+        st.html(_table(made, seen))
+    rows = []
+    if len(made) == 1:
+        one = seen[0]
+        rows = [("smaller on disk", one.smaller), ("faster", one.faster)]
+    loads = list(dict.fromkeys(name for preview in seen for name in preview.loads_in))
+    if loads:
+        rows.append(("loads in", ", ".join(loads)))
+    memory, seconds = max(p.memory_bytes for p in seen), sum(p.seconds for p in seen)
+    where = "this GPU" if seen[0].device.startswith("cuda") else "this CPU"
+    rows += [("needs", f"about {size(memory)} of memory"), ("takes", f"about {duration(seconds)} on {where}")]
+    items = "".join(f"<dt>{name}</dt><dd>{html(value)}</dd>" for name, value in rows)
+    st.html(f'<dl class="esp-facts" title="{html(seen[0].seconds_basis)}">{items}</dl>')
+
+
+def _table(made: Sequence[Experiment], seen: Sequence[Preview]) -> str:
+    rows = []
+    for experiment, preview in zip(made, seen, strict=True):
+        plan = preview.plan
+        share = f"−{percent(plan.achieved_model_ratio)}" if plan else "dense"
+        if plan and plan.kind == "mask":
+            share = f"{percent(plan.achieved_model_ratio)} zeros"
+        done = "done already" if preview.identical else duration(preview.seconds)
+        rows.append(f"<tr><td>{html(experiment.name)}</td><td>{share}</td><td>{done}</td></tr>")
+    head = "<tr><th>run</th><th>whole model</th><th>time</th></tr>"
+    return f'<table class="esp-runs">{head}{"".join(rows)}</table>'
+
+
+def _texts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
+    with st.container(horizontal=True, gap="small"):
+        with st.popover("YAML", type="tertiary", key="launch_fold_yaml"):
+            for experiment, preview in zip(made, seen, strict=True):
+                if len(made) > 1:
+                    st.html(f'<p class="esp-kicker">{html(experiment.name)}</p>')
+                st.code(preview.yaml, language="yaml")
+        with st.popover("Command", type="tertiary", key="launch_fold_command"):
+            st.html('<p class="esp-fact">The same run from a terminal; the file holds the YAML.</p>')
+            st.code("\n".join(preview.command for preview in seen), language="bash", wrap_lines=True)
+
+
+# --- the button
+
+
+def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, blocked: list[Problem]) -> None:
+    baseline = False
+    if any(experiment.pruning is not None for experiment in made):
+        baseline = st.checkbox(
+            "With the dense model, to compare",
+            key="launch_baseline",
+            help="Adds a run of the same model and evaluation without a cut, unless there is one already.",
+        )
+    for experiment, preview in zip(made, seen, strict=True):
+        if preview.identical:
+            st.html(note(f"{experiment.name}: the same run is there already.", level="info"))
+            st.page_link("pages/runs.py", label="Open it", query_params={"run": preview.identical})
+    total = len(made) + (1 if baseline and not blocked and _baseline_is_new(service, made[0]) else 0)
+    st.button(
+        f"Queue {total} run{'' if total == 1 else 's'}" if total else "Queue run",
+        type="primary",
+        width="stretch",
+        disabled=bool(blocked) or not made,
+        key="launch_queue",
+        on_click=_submit,
+        args=(service, list(made), baseline),
+        help="Deal with the remarks beside the fields first." if blocked else None,
+    )
+    _said()
+
+
+def _baseline_is_new(service: Service, experiment: Experiment) -> bool:
+    dense = experiment.with_changes({"pruning": None, "evaluation.fidelity": False})
+    return service.preview(dense).identical is None
+
+
+def _submit(service: Service, made: list[Experiment], baseline: bool) -> None:
+    try:
+        ids = service.submit(made, with_baseline=baseline)
+    except EspalierError as error:
+        st.session_state["launch_said"] = ("error", str(error), None)
+    else:
+        said = f"Queued {len(ids)} run{'' if len(ids) == 1 else 's'}."
+        st.session_state["launch_said"] = ("info", said, ids[0] if ids else None)
+
+
+def _said() -> None:
+    """What came of the last click, once."""
+    level, text, run_id = st.session_state.pop("launch_said", (None, "", None))
+    if level is None:
+        return
+    st.html(note(text, level=level))
+    if run_id:
+        st.page_link("pages/runs.py", label=plain("Watch on Runs"), icon=":material/arrow_forward:")

@@ -1,0 +1,59 @@
+"""The slim line on top of every page: device and free memory, what runs, how long the queue is."""
+
+import streamlit as st
+
+from core.service import StatusLine, get_service
+from pages._parts.theme import duration, html, plain, size
+
+EVERY_S = 2
+
+
+def show() -> None:
+    """Draw the line; it draws itself anew while something runs or waits."""
+    line = get_service().status_line()
+    active = line.running is not None or line.queue_length > 0
+    st.fragment(_draw, run_every=EVERY_S if active else None, key="status")()
+
+
+def _draw() -> None:
+    line = get_service().status_line()
+    with st.container(key="status_line", horizontal=True, vertical_alignment="center"):
+        st.html(f'<span class="esp-status">{_device(line)}</span>', width="content")
+        _work(line)
+        st.html(f'<span class="esp-status">{_queue(line)}</span>', width="content")
+    if line.notice:
+        st.html(f'<p class="esp-fact">{html(line.notice)}</p>')
+
+
+def _device(line: StatusLine) -> str:
+    return f"<b>{html(line.device)}</b> · {size(line.free_bytes)} of {size(line.total_bytes)} free"
+
+
+def _work(line: StatusLine) -> None:
+    run = line.running
+    if run is None:
+        st.html('<span class="esp-status">nothing runs</span>', width="content")
+        return
+    said = [line.running_name or run.id, run.task or run.stage or "starting"]
+    if run.eta_s is not None:
+        said.append(f"{duration(run.eta_s)} left")
+    st.page_link(
+        "pages/runs.py",
+        label=plain(" · ".join(said)),
+        icon=":material/play_arrow:",
+        query_params={"run": run.id},
+        help="Open this run",
+    )
+    share = run.fraction or 0.0
+    st.html(
+        f'<span class="esp-progress" role="progressbar" aria-valuenow="{share:.0%}" aria-label="stage progress">'
+        f'<i style="width:{share:.1%}"></i></span>',
+        width="content",
+    )
+
+
+def _queue(line: StatusLine) -> str:
+    if line.read_only:
+        return "read only: another Espalier works on this folder"
+    waits = f"{line.queue_length} waiting" if line.queue_length else "queue empty"
+    return f"{waits} · paused" if line.paused else waits
