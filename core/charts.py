@@ -26,10 +26,12 @@ from core.charts_style import (
     percent,
     safe,
 )
+from core.charts_tables import comparison_table, difference, export, without_numbers
 
 __all__ = [
-    "MASK_TITLE", "PRIMARY", "Quality", "alt", "at", "at_order", "config", "measured", "missing", "panels", "percent",
-    "points", "protocol_words", "qualities", "ratio_curve", "safe", "task_dots", "tradeoff",
+    "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "alt", "at", "at_order", "comparison_table",
+    "config", "difference", "export", "measured", "missing", "panels", "percent", "points", "protocol_words",
+    "qualities", "ratio_curve", "safe", "task_dots", "tradeoff", "without_numbers",
 ]  # fmt: skip
 
 Panel = Literal["cut", "mask"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -137,18 +136,30 @@ def protocol_words(protocol: str | Mapping[str, Any], task: str = "") -> str:
     return ", ".join(words)
 
 
+def _differing_words(protocols: list[dict[str, Any]], own: dict[str, Any]) -> str:
+    """What sets this protocol apart from others of the same task and metric."""
+    keys = sorted({key for protocol in protocols for key in protocol})
+    differing = [key for key in keys if len({_text(protocol.get(key)) for protocol in protocols}) > 1]
+    counts = {"tokens", "windows", "tokens_sha256", "file_sha256"}
+    told = [key for key in differing if key not in counts] or differing
+    order = sorted(told, key=lambda key: (_PROTOCOL_WORDS.index(key) if key in _PROTOCOL_WORDS else 99, key))
+    return ", ".join(_word(key, own.get(key)) for key in order)
+
+
 def _word(key: str, value: Any) -> str:
     if key == "path":
         return str(value).rsplit("/", 1)[-1]
     if key == "limit":
-        return f"first {value} documents"
+        return "all documents" if value is None else f"first {value} documents"
     if key == "max_tokens":
-        return f"first {value:,} tokens" if isinstance(value, int) else f"first {value} tokens"
+        return "all tokens" if value is None else f"first {value:,} tokens"
+    if key in ("bos", "chat_template"):
+        return f"{'with' if value else 'without'} {'BOS' if key == 'bos' else 'chat template'}"
+    if key in ("corpus", "split", "dtype", "data"):
+        return str(value)
     if key == "shots":
         return f"{value} shots"
-    if key in ("bos", "chat_template"):
-        return {"bos": "with BOS", "chat_template": "chat template"}[key]
-    return f"window {value}" if key == "window" else str(value)
+    return f"{key.replace('_', ' ')} {str(value)[:12]}"
 
 
 def _mapping(text: Any) -> dict[str, Any]:
@@ -175,7 +186,8 @@ def points(
     model removed, or zeroed), parameters, task, metric, stage, value, stderr, n, protocol (JSON), quality (key),
     baseline, dense, dense_stderr, delta, delta_stderr. Rows without a finite value are left out. Of a run that was
     measured before and after recovery, the later value counts. delta_stderr takes the two values as independent, which
-    is cautious where both were measured on the same documents.
+    is cautious where both were measured on the same documents. What a run measured on the dense model beside its own
+    (stage 'dense', such as speed) is that row's dense value.
     """
     if runs.empty or metrics.empty:
         return pd.DataFrame(columns=_POINT_COLUMNS)
@@ -187,19 +199,33 @@ def points(
     table["quality"] = (
         table["task"].astype(str) + "|" + table["metric"].astype(str) + "|" + table["protocol_key"].astype(str)
     )
+    of_dense = table["stage"].eq("dense") & table["kind"].ne("dense")
+    beside, table = table[of_dense], table[~of_dense]
     late = table["stage"].eq("recovered")
     table = (
         table.assign(_late=late).sort_values("_late", kind="stable").drop_duplicates(["run_id", "quality"], keep="last")
     )
     table["baseline"] = table["run_id"].map(lambda run_id: baselines.get(run_id))
-    dense = table.set_index(["run_id", "quality"])[["value", "stderr"]]
-    pairs = list(zip(table["baseline"], table["quality"], strict=True))
-    matched = [dense.loc[pair] if pair in dense.index else None for pair in pairs]
+    matched = _dense_values(table, beside)
     table["dense"] = [float("nan") if row is None else float(row["value"]) for row in matched]
     table["dense_stderr"] = [float("nan") if row is None else float(row["stderr"]) for row in matched]
     table["delta"] = table["value"] - table["dense"]
     table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
     return table[_POINT_COLUMNS].reset_index(drop=True)
+
+
+def _dense_values(table: pd.DataFrame, beside: pd.DataFrame) -> list[pd.Series | None]:
+    """Of each row the dense model's value and stderr: measured beside it in its run (speed), else by its baseline."""
+    columns = ["value", "stderr"]
+    own = beside.drop_duplicates(["run_id", "quality"], keep="last").set_index(["run_id", "quality"])[columns]
+    dense = table.set_index(["run_id", "quality"])[columns]
+    found: list[pd.Series | None] = []
+    for run_id, baseline, quality in zip(table["run_id"], table["baseline"], table["quality"], strict=True):
+        if (run_id, quality) in own.index:
+            found.append(own.loc[(run_id, quality)])
+        else:
+            found.append(dense.loc[(baseline, quality)] if (baseline, quality) in dense.index else None)
+    return found
 
 
 _POINT_COLUMNS = [
@@ -224,9 +250,8 @@ def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -
         }
     ).reset_index(drop=True)
     about["series"] = series_names(runs, titles)
-    labels = about["name"].where(
-        about["name"].str.strip() != "", about["series"] + _percent(about["ratio"], about["kind"])
-    )
+    named = (about["name"].str.strip() != "") & (about["name"] != about["run_id"])
+    labels = about["name"].where(named, about["series"] + _percent(about["ratio"], about["kind"]))
     twice = labels.duplicated(keep=False)
     about["label"] = labels.where(~twice, labels + " · " + about["run_id"].str[-4:])
     return about
@@ -290,16 +315,21 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
         return []
     found: list[Quality] = []
     unique = table.drop_duplicates(["quality"])
-    protocols = Counter(zip(unique["task"], unique["metric"], strict=True))
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in unique.itertuples():
+        alike.setdefault((str(row.task), str(row.metric)), []).append(_mapping(row.protocol))
+    for row in unique.itertuples():
+        others = alike[str(row.task), str(row.metric)]
+        own = _mapping(row.protocol)
+        words = _differing_words(others, own) if len(others) > 1 else protocol_words(own, str(row.task))
         found.append(
             Quality(
                 key=str(row.quality),
                 task=str(row.task),
                 metric=str(row.metric),
                 protocol_key=str(row.protocol_key),
-                protocol=protocol_words(str(row.protocol), str(row.task)),
-                distinguish=protocols[row.task, row.metric] > 1,
+                protocol=words,
+                distinguish=len(others) > 1,
             )
         )
     order = {task: index for index, task in enumerate(PRIMARY)}

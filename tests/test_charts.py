@@ -62,3 +62,227 @@ def study():
 @pytest.fixture
 def table():
     return charts.points(*study())
+
+
+def traces(figure, name=None):
+    return [trace for trace in figure.data if trace.mode and "markers" in trace.mode and name in (None, trace.name)]
+
+
+def quality(table, task, metric="acc"):
+    return next(q for q in charts.qualities(table) if q.task == task and q.metric == metric)
+
+
+def test_points_carry_the_difference_to_dense_and_its_standard_error(table):
+    row = table[(table["run_id"] == "taylor-30") & (table["metric"] == "perplexity")].iloc[0]
+    assert row["delta"] == pytest.approx(78.5 - 26.2)
+    assert row["delta_stderr"] == pytest.approx(math.hypot(1.2, 0.3))
+
+
+def test_a_value_of_another_protocol_has_no_difference_to_dense():
+    runs, metrics, baselines = study()
+    other = metric_row("taylor-30", "perplexity/passages", "perplexity", 60.0, 1.0, {**TEXT, "window": 2048})
+    metrics = metrics[~((metrics["run_id"] == "taylor-30") & (metrics["metric"] == "perplexity"))]
+    table = charts.points(runs, pd.concat([metrics, pd.DataFrame([other])]), baselines)
+    row = table[(table["run_id"] == "taylor-30") & (table["metric"] == "perplexity")].iloc[0]
+    assert math.isnan(row["delta"])
+
+
+def test_protocols_are_separate_entries_whose_labels_say_what_differs():
+    runs, metrics, baselines = study()
+    other = metric_row("taylor-30", "perplexity/passages", "perplexity", 60.0, 1.0, {**TEXT, "window": 2048})
+    table = charts.points(runs, pd.concat([metrics, pd.DataFrame([other])]), baselines)
+    labels = {q.label for q in charts.qualities(table) if q.metric == "perplexity"}
+    assert labels == {"perplexity, passages (window 512)", "perplexity, passages (window 2048)"}
+    short = next(q for q in charts.qualities(table) if "2048" in q.label)
+    assert {r for t in traces(charts.tradeoff(table, short)) for r, _ in t.customdata} == {"taylor-30"}
+    assert set(charts.missing(table, short)) == {"dense", "taylor 20 %", "wanda 50 %"}
+
+
+def test_what_was_measured_on_dense_beside_the_pruned_model_is_its_dense_value():
+    runs, metrics, baselines = study()
+    speed = [
+        metric_row("taylor-30", "speed", "decode_tokens_per_s", 30.0, 1.0, {"device": "cpu"}),
+        metric_row("taylor-30", "speed", "decode_tokens_per_s", 20.0, 1.0, {"device": "cpu"}, stage="dense"),
+        metric_row("dense-1", "speed", "decode_tokens_per_s", 25.0, 1.0, {"device": "cpu"}, stage="dense"),
+    ]
+    table = charts.points(runs, pd.concat([metrics, pd.DataFrame(speed)]), baselines)
+    rows = table[table["metric"] == "decode_tokens_per_s"].set_index("run_id")
+    assert rows.loc["taylor-30", "value"] == 30.0
+    assert rows.loc["taylor-30", "delta"] == 10.0
+    assert rows.loc["dense-1", "value"] == 25.0
+
+
+def test_of_a_recovered_run_the_later_value_counts():
+    runs, metrics, baselines = study()
+    later = metric_row("taylor-30", "perplexity/passages", "perplexity", 33.0, 0.5, stage="recovered")
+    table = charts.points(runs, pd.concat([pd.DataFrame([later]), metrics]), baselines)
+    rows = table[(table["run_id"] == "taylor-30") & (table["metric"] == "perplexity")]
+    assert rows["value"].tolist() == [33.0]
+
+
+def test_values_that_are_no_numbers_are_left_out_and_counted_as_missing():
+    runs, metrics, baselines = study()
+    metrics.loc[(metrics["run_id"] == "taylor-30") & (metrics["metric"] == "perplexity"), "value"] = None
+    table = charts.points(runs, metrics, baselines)
+    assert charts.missing(table, quality(table, "perplexity/passages", "perplexity")) == ["taylor 30 %"]
+
+
+def test_masks_never_stand_in_the_panel_of_real_cuts(table):
+    q = quality(table, "perplexity/passages", "perplexity")
+    assert charts.panels(table) == ["cut", "mask"]
+    shown = {
+        panel: {r for t in traces(charts.tradeoff(table, q, panel=panel)) for r, _ in t.customdata}
+        for panel in ("cut", "mask")
+    }
+    assert shown == {"cut": {"dense-1", "taylor-20", "taylor-30"}, "mask": {"dense-1", "wanda-50"}}
+    assert charts.tradeoff(table, q, panel="mask").layout.title.text == "Zeros, not smaller"
+
+
+def test_the_default_axis_is_the_achieved_share_of_the_whole_model(table):
+    figure = charts.tradeoff(table, quality(table, "piqa"))
+    assert figure.layout.xaxis.title.text == "share of the whole model removed"
+    assert sorted(traces(figure, "taylor")[0].x) == [0.106, 0.169]
+
+
+def test_both_panels_of_a_quality_share_its_range(table):
+    q = quality(table, "piqa")
+    cut, mask = (charts.tradeoff(table, q, panel=panel) for panel in ("cut", "mask"))
+    assert cut.layout.yaxis.range == mask.layout.yaxis.range
+
+
+def test_parameters_of_a_mask_are_those_that_are_not_zero(table):
+    figure = charts.tradeoff(table, quality(table, "piqa"), panel="mask", size="parameters")
+    assert traces(figure, "wanda")[0].x == pytest.approx([134_515_008 * 0.61])
+    assert figure.layout.xaxis.title.text == "parameters that are not zero"
+
+
+def test_error_bars_are_95_percent_intervals(table):
+    trace = traces(charts.tradeoff(table, quality(table, "perplexity/passages", "perplexity")), "taylor")[0]
+    assert list(trace.error_y.array) == pytest.approx([1.959964 * 0.6, 1.959964 * 1.2])
+
+
+def test_a_ratio_line_goes_through_the_mean_of_the_seeds():
+    runs = pd.DataFrame([run_row(f"r{i}", "random", 0.2, 0.1) for i in range(3)] + [run_row("r9", "random", 0.4, 0.2)])
+    values = [10.0, 20.0, 30.0, 60.0]
+    metrics = pd.DataFrame([metric_row(r, "piqa", "acc", v / 100) for r, v in zip(runs["id"], values, strict=True)])
+    table = charts.points(runs, metrics, {})
+    lines = [t for t in charts.ratio_curve(table, charts.qualities(table)[0], x="ratio").data if t.mode == "lines"]
+    assert len(lines) == 1
+    assert list(lines[0].x) == [0.2, 0.4]
+    assert list(lines[0].y) == pytest.approx([0.2, 0.6])
+
+
+def test_runs_of_different_settings_are_not_joined_by_one_line():
+    yaml = "pruning: {{method: taylor, layers: [{}, 25], ratio: {}}}"
+    rows = [run_row(f"t{a}-{r}", "taylor", r, r / 2, experiment=yaml.format(a, r)) for a in (0, 4) for r in (0.2, 0.3)]
+    runs = pd.DataFrame(rows)
+    metrics = pd.DataFrame([metric_row(r, "piqa", "acc", 0.5) for r in runs["id"]])
+    table = charts.points(runs, metrics, {}, {"taylor": "Taylor"})
+    assert set(table["series"]) == {"Taylor, layers 0–25", "Taylor, layers 4–25"}
+    figure = charts.ratio_curve(table, charts.qualities(table)[0])
+    assert sorted(t.name for t in figure.data if t.mode == "lines") == ["Taylor, layers 0–25", "Taylor, layers 4–25"]
+    assert len({trace.marker.symbol for trace in traces(figure)}) == 2
+
+
+def test_perplexities_that_explode_are_drawn_on_a_logarithmic_axis_that_says_so():
+    runs = pd.DataFrame([run_row("d", None), run_row("a", "l1", 0.5)])
+    rows = [
+        metric_row("d", "perplexity/x", "perplexity", 26.0, 0.3),
+        metric_row("a", "perplexity/x", "perplexity", 9e4, 800.0),
+    ]
+    table = charts.points(runs, pd.DataFrame(rows), {})
+    figure = charts.tradeoff(table, charts.qualities(table)[0])
+    assert figure.layout.yaxis.type == "log"
+    assert "logarithmic" in figure.layout.yaxis.title.text
+    dense = next(a for a in figure.layout.annotations if a.text.startswith("dense"))
+    assert dense.y == pytest.approx(math.log10(26.0))
+
+
+def test_task_dots_have_a_row_a_task_and_a_line_at_the_level_of_guessing(table):
+    figure = charts.task_dots(table, [q for q in charts.qualities(table) if q.is_task])
+    assert list(figure.layout.yaxis.ticktext) == ["piqa acc", "winogrande acc"]
+    assert len(traces(figure)) == 4
+    guess = next(t for t in figure.data if t.name == "guessing")
+    assert [x for x in guess.x if x is not None] == [0.5] * 4
+
+
+def test_hellaswag_is_reported_as_acc_norm_against_a_chance_of_one_quarter():
+    runs = pd.DataFrame([run_row("d", None)])
+    rows = [metric_row("d", "hellaswag", metric, 0.4) for metric in ("acc", "acc_norm")]
+    found = charts.qualities(charts.points(runs, pd.DataFrame(rows), {}))
+    assert [(q.metric, q.primary, q.chance) for q in found] == [("acc_norm", True, 0.25), ("acc", False, 0.25)]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_chart_carries_run_ids_alt_text_and_the_page_colours(table, dark):
+    qs = charts.qualities(table)
+    figures = [
+        charts.tradeoff(table, qs[0], dark=dark),
+        charts.ratio_curve(table, qs[0], dark=dark),
+        charts.task_dots(table, qs, dark=dark),
+    ]
+    for figure in figures:
+        assert figure.layout.paper_bgcolor == ("#14181A" if dark else "#FAF8F4")
+        assert "taylor 30 %" in charts.alt(figure)
+        for trace in traces(figure):
+            assert all(custom[0] in set(table["run_id"]) for custom in trace.customdata)
+
+
+def test_names_are_shown_as_text_never_as_markup_or_formulas():
+    runs = pd.DataFrame([run_row("a", "l1", 0.2, name="<img src=x onerror=alert(1)> $x^2$ <b>bold</b>")])
+    table = charts.points(runs, pd.DataFrame([metric_row("a", "<i>task</i>", "acc", 0.5)]), {})
+    qs = charts.qualities(table)
+    for figure in (charts.tradeoff(table, qs[0]), charts.task_dots(table, qs)):
+        text = json.dumps(figure.to_plotly_json()["data"], default=str) + str(figure.layout.yaxis)
+        assert "<img" not in text
+        assert "$x" not in text
+        assert "<i>" not in text
+
+
+def test_methods_have_distinct_marks_and_keep_their_colours_in_the_dark():
+    names = ["magnitude", "wanda", "random", "l1", "l2", "taylor", "sparsegpt", "ria", "flap", "obs"]
+    assert len({(method_colour(n, False), method_symbol(n)) for n in names}) == len(names)
+    assert len({method_symbol(n) for n in names}) == len(names)
+    assert all(method_colour(n, dark) in OKABE_ITO.values() for n in names for dark in (False, True))
+    assert method_colour("dense", True) == "#9AA3A8"
+    assert method_colour("some_new_method", False) in OKABE_ITO.values()
+
+
+def test_the_mode_bar_never_sends_a_chart_to_a_cloud():
+    config = charts.config("Quality / size")
+    assert config["showSendToCloud"] is False
+    assert config["toImageButtonOptions"]["filename"] == "espalier-quality---size"
+
+
+def test_the_table_has_dense_on_top_and_says_what_is_better_beyond_chance(table):
+    numbers, texts = charts.comparison_table(table, charts.qualities(table))
+    assert numbers.index[0] == "dense-1"
+    assert texts.loc["taylor-30", "perplexity, passages"] == "78.50 ± 1.20"
+    assert texts.loc["taylor-30", "Δ perplexity, passages"] == "+52.30 ± 1.24 ▼"
+    assert texts.loc["taylor-20", "Δ winogrande acc"] == "+3.0 ± 7.1 points"
+    assert texts.loc["wanda-50", "Removed"] == "39.0 % zeros"
+    assert texts.loc["dense-1", "Δ piqa acc"] == "–"
+
+
+def test_columns_without_any_number_are_named():
+    runs, metrics, _ = study()
+    numbers, _ = charts.comparison_table(table := charts.points(runs, metrics, {}), charts.qualities(table))
+    assert charts.without_numbers(numbers) == ["Δ perplexity, passages", "Δ piqa acc", "Δ winogrande acc"]
+
+
+def test_runs_of_one_name_are_told_apart():
+    runs = pd.DataFrame([run_row("x-aaaa", "l1", 0.2, name="same"), run_row("x-bbbb", "l1", 0.3, name="same")])
+    metrics = pd.DataFrame([metric_row(r, "piqa", "acc", 0.5) for r in runs["id"]])
+    assert set(charts.points(runs, metrics, {})["label"]) == {"same · aaaa", "same · bbbb"}
+
+
+def test_an_empty_store_gives_empty_points():
+    empty = charts.points(pd.DataFrame(), pd.DataFrame(), {})
+    assert empty.empty
+    assert charts.qualities(empty) == []
+
+
+def test_the_export_holds_every_value_unrounded(table):
+    text = charts.export(table).decode()
+    assert text.count("\n") == len(table) + 1
+    assert "78.5" in text

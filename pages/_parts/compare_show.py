@@ -1,0 +1,136 @@
+"""Compare's charts, one at a time, and the table beneath them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from core import charts
+from pages._parts import theme
+
+TRADEOFF, BY_RATIO, BY_TASK = "Quality and size", "By ratio", "By task"
+SHARE, PARAMETERS, ASKED = "share of the whole model", "parameters kept", "ratio asked for"
+
+
+def show(table: pd.DataFrame) -> None:
+    """Picker, chart, table, download."""
+    qualities = charts.qualities(table)
+    tasks = [quality for quality in qualities if quality.is_task and quality.primary]
+    kinds = [TRADEOFF, BY_RATIO, *([BY_TASK] if tasks else [])]
+    kind = st.segmented_control(
+        "Chart",
+        kinds,
+        default=TRADEOFF,
+        required=True,
+        key="compare_chart",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    if kind == BY_TASK:
+        _by_task(table, tasks)
+    else:
+        _against(table, qualities, str(kind))
+    _table(table, qualities)
+
+
+def _against(table: pd.DataFrame, qualities: Sequence[charts.Quality], kind: str) -> None:
+    by_key = {quality.key: quality for quality in qualities}
+    left, right = st.columns([1.4, 1], vertical_alignment="bottom")
+    with left:
+        key = st.selectbox(
+            "Quality",
+            list(by_key),
+            key="compare_quality",
+            format_func=lambda key: by_key[key].label,
+            help="One task, metric and protocol. What was measured in another way is another entry.",
+        )
+    with right:
+        sizes = [SHARE, PARAMETERS] if kind == TRADEOFF else [SHARE, ASKED]
+        axis = st.segmented_control(
+            "Across", sizes, default=SHARE, required=True, key=f"compare_axis_{sizes[1].split()[0]}"
+        )
+    quality = by_key[str(key)]
+
+    def draw(panel: charts.Panel) -> object:
+        if kind == TRADEOFF:
+            size: charts.Size = "removed" if axis == SHARE else "parameters"
+            return charts.tradeoff(table, quality, panel=panel, size=size, dark=theme.dark())
+        x: charts.RatioAxis = "removed" if axis == SHARE else "ratio"
+        return charts.ratio_curve(table, quality, panel=panel, x=x, dark=theme.dark())
+
+    _panels(charts.panels(table), draw, f"{kind} {quality.label}")
+    st.html(f'<p class="esp-fact">{theme.html(_protocol(table, quality))}</p>')
+    absent = charts.missing(table, quality)
+    if absent:
+        st.html(
+            theme.note(
+                f"Not measured in this way: {', '.join(absent[:6])}{' …' if len(absent) > 6 else ''}.", level="info"
+            )
+        )
+
+
+def _protocol(table: pd.DataFrame, quality: charts.Quality) -> str:
+    rows = charts.at(table, quality)
+    counts = sorted({f"{int(n):,}" for n in rows["n"].dropna()})
+    details = charts.protocol_words(rows.iloc[0]["protocol"])
+    measured = f"n = {' or '.join(counts)}" if counts else ""
+    return " · ".join(word for word in ("Bars are 95 % intervals", details, measured) if word) + "."
+
+
+def _panels(panels: Sequence[charts.Panel], draw: Callable[[charts.Panel], object], name: str) -> None:
+    """Real cuts and masks side by side, never on one axis; on a phone, one above the other."""
+    places = st.columns([1.6, 1]) if len(panels) == 2 else [st.container()]
+    for place, panel in zip(places, panels, strict=True):
+        with place:
+            _chart(draw(panel), f"{name} {panel}", f"compare_plot_{panel}")
+
+
+def _by_task(table: pd.DataFrame, tasks: Sequence[charts.Quality]) -> None:
+    _chart(charts.task_dots(table, tasks, dark=theme.dark()), "accuracy by task", "compare_plot_tasks")
+    st.html('<p class="esp-fact">The task’s usual metric. The dotted line is guessing. Bars are 95 % intervals.</p>')
+
+
+def _chart(figure: object, name: str, key: str) -> None:
+    st.plotly_chart(figure, theme=None, width="stretch", key=key, config=charts.config(name), alt=charts.alt(figure))
+
+
+def _table(table: pd.DataFrame, qualities: Sequence[charts.Quality]) -> None:
+    """Every run's numbers and their differences to dense; the usual qualities first, the others on request."""
+    with st.container(horizontal=True, vertical_alignment="center", key="compare_table_head"):
+        st.html('<h2 class="esp-section">Numbers<span>value ± standard error, Δ against dense</span></h2>')
+        everything = st.toggle("All metrics", key="compare_all")
+        st.download_button(
+            "CSV", charts.export(table), "espalier-comparison.csv", "text/csv", key="compare_csv", type="tertiary",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+    chosen = [quality for quality in qualities if everything or quality.primary]
+    numbers, texts = charts.comparison_table(table, chosen)
+    numbers = numbers.drop(columns=charts.without_numbers(numbers))
+    st.dataframe(
+        _styled(numbers, texts),
+        key="compare_table",
+        hide_index=True,
+        height=min(35 * len(numbers) + 38, 560),
+        column_config={"Run": st.column_config.TextColumn(pinned=True, width="medium")},
+        placeholder="–",
+        alt="Numbers of the chosen runs with differences to the dense model",
+    )
+    st.html(
+        '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the 95 % interval of the difference. It takes the '
+        "two values as independent, which is cautious where both were measured on the same documents.</p>"
+    )
+
+
+def _styled(numbers: pd.DataFrame, texts: pd.DataFrame) -> object:
+    """A table that shows the texts and sorts by the numbers."""
+    styled = numbers.style
+    for column in numbers.columns:
+        for row in numbers.index:
+            styled = styled.format(_always(str(texts.loc[row, column])), subset=pd.IndexSlice[[row], [column]])
+    return styled
+
+
+def _always(text: str) -> Callable[[object], str]:
+    return lambda _: text

@@ -1,0 +1,229 @@
+"""The board of Runs: what runs, what waits, what is finished. The first two draw themselves anew while they move."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core.errors import EspalierError
+from core.espalier import branches_of_rows, espalier_svg
+from core.service import Service, get_service
+from pages._parts import runs_text as say
+from pages._parts import theme
+
+EVERY_S = 1.0
+QUEUE_SHOWN = 8
+FINISHED_SHOWN = 100
+
+
+def show(service: Service) -> None:
+    """The whole board, or the first step where there is nothing yet."""
+    runs = service.run_list()
+    theme.heading("Runs", "What runs, what waits, what is finished. Click a run to open it.")
+    if runs.empty:
+        _empty(service)
+        return
+    line = service.status_line()
+    moving = bool(_running(runs).any() or (_queued(runs).any() and not line.paused))
+    st.session_state["runs_settled"] = _settled(runs)
+    st.fragment(_live, run_every=EVERY_S if moving else None, key="runs_live")()
+    _finished(service, runs)
+
+
+def open_run(run_id: str) -> None:
+    """Show one run; its id stands in the URL."""
+    st.query_params["run"] = run_id
+
+
+def _empty(service: Service) -> None:
+    st.html('<p class="esp-fact">Nothing has run yet. The quick look prunes the built-in model and judges it.</p>')
+    with st.container(horizontal=True):
+        st.button("Queue the quick look", key="runs_quick", type="primary", on_click=_quick, args=(service,))
+        if st.button("Set up a run", key="runs_to_launch"):
+            st.switch_page("pages/launch.py")
+
+
+def _quick(service: Service) -> None:
+    service.submit(service.quick_look())
+
+
+# ----------------------------------------------------------------------------------------------------------------- live
+
+
+def _running(runs: pd.DataFrame) -> pd.Series:
+    return runs["state"].isin(say.ACTIVE)
+
+
+def _queued(runs: pd.DataFrame) -> pd.Series:
+    return runs["state"].isin(say.QUEUED)
+
+
+def _settled(runs: pd.DataFrame) -> list[str]:
+    return sorted(runs.loc[~_running(runs) & ~_queued(runs), "id"].astype(str))
+
+
+def _live() -> None:
+    """Running and waiting runs. When one of them ends, the whole page is drawn anew, once."""
+    service = get_service()
+    runs = service.run_list()
+    if st.session_state.get("runs_settled") != _settled(runs):
+        st.session_state["runs_settled"] = _settled(runs)
+        st.rerun(scope="app")
+    titles = {method.name: method.title for method in service.methods()}
+    for row in say.records(runs[_running(runs)]):
+        _running_card(service, row, titles)
+    queued = runs[_queued(runs)]
+    if "position" in queued:
+        queued = queued.sort_values("position", kind="stable", na_position="last")
+    if not queued.empty:
+        _queue(service, queued, titles)
+
+
+def _running_card(service: Service, row: dict[str, Any], titles: dict[str, str]) -> None:
+    run_id = str(row["id"])
+    with st.container(border=True, key=f"runs_running_{run_id}"):
+        text, buttons = st.columns([5, 1.4], vertical_alignment="center")
+        with text:
+            st.html(say.row_html(row["name"], say.method_line(row, titles), row["state"]))
+            st.html(say.progress_html(row, dense=row.get("method") is None or pd.isna(row.get("method"))))
+        with buttons, st.container(horizontal=True, horizontal_alignment="right"):
+            st.button("Open", key=f"runs_open_{run_id}", on_click=open_run, args=(run_id,))
+            st.button("Cancel run", key=f"runs_cancel_{run_id}", on_click=act, args=(service.cancel, run_id))
+
+
+def _queue(service: Service, queued: pd.DataFrame, titles: dict[str, str]) -> None:
+    paused = service.status_line().paused
+    with st.container(horizontal=True, vertical_alignment="center", key="runs_queue_head"):
+        st.html(f'<h2 class="esp-section">Waiting<span>{len(queued)}{", paused" if paused else ""}</span></h2>')
+        word, sign = ("Resume queue", "play_arrow") if paused else ("Pause queue", "pause")
+        icon = f":material/{sign}:"
+        st.button(word, key="runs_pause", icon=icon, type="tertiary", on_click=act, args=(service.pause, not paused))
+    everything = st.session_state.get("runs_queue_all", False)
+    rows = say.records(queued)
+    for index, row in enumerate(rows if everything else rows[:QUEUE_SHOWN]):
+        _queue_row(service, row, index, len(rows), titles)
+    if len(rows) > QUEUE_SHOWN:
+        st.toggle(f"Show all {len(rows)} waiting runs", key="runs_queue_all")
+
+
+def _queue_row(service: Service, row: dict[str, Any], index: int, total: int, titles: dict[str, str]) -> None:
+    run_id = str(row["id"])
+    with st.container(key=f"runs_waiting_{run_id}", horizontal=True, vertical_alignment="center"):
+        state = row["state"] if row["state"] == "INTERRUPTED" else ""
+        st.html(say.row_html(row["name"], say.method_line(row, titles), state))
+        for word, by, sign in (("Move up", -1, "arrow_upward"), ("Move down", 1, "arrow_downward")):
+            at_end = index == (0 if by < 0 else total - 1)
+            st.button(
+                "",
+                key=f"runs_{'up' if by < 0 else 'down'}_{run_id}",
+                icon=f":material/{sign}:",
+                type="tertiary",
+                help=word,
+                disabled=at_end,
+                on_click=act,
+                args=(service.move, run_id, by),
+            )
+        st.button("Open", key=f"runs_open_{run_id}", type="tertiary", on_click=open_run, args=(run_id,))
+        st.button("Cancel", key=f"runs_cancel_{run_id}", type="tertiary", on_click=act, args=(service.cancel, run_id))
+
+
+def act(action: Any, *arguments: Any) -> None:
+    """A callback: call the service, and say it beside the page's title if that did not work."""
+    try:
+        action(*arguments)
+    except EspalierError as error:
+        st.session_state["runs_problem"] = str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------- finished
+
+
+def _finished(service: Service, runs: pd.DataFrame) -> None:
+    done = runs[~_running(runs) & ~_queued(runs)]
+    if done.empty:
+        return
+    done = done.sort_values("finished", ascending=False, na_position="last", kind="stable")
+    with st.container(horizontal=True, vertical_alignment="center", key="runs_finished_head"):
+        st.html(f'<h2 class="esp-section">Finished<span>{len(done)}</span></h2>')
+        if (done["state"] == "COMPLETE").any() and st.button("Compare runs", key="runs_to_compare", type="tertiary"):
+            st.switch_page("pages/compare.py")
+    shown = done.head(st.session_state.get("runs_finished_shown", FINISHED_SHOWN))
+    ids = shown["id"].astype(str).tolist()
+    st.dataframe(
+        _finished_table(service, shown),
+        key=f"runs_finished_{st.session_state.get('runs_opened', 0)}",
+        hide_index=True,
+        row_height=38,
+        height=min(38 * len(ids) + 40, 720),
+        on_select=lambda: _open_selected(ids),
+        selection_mode=["single-row", "single-cell"],
+        placeholder="",
+        column_config=_columns(),
+        alt="Finished runs, newest first. Selecting one opens it.",
+    )
+    if len(done) > len(shown):
+        st.button(f"Show {FINISHED_SHOWN} more", key="runs_more", on_click=_show_more)
+
+
+def _show_more() -> None:
+    st.session_state["runs_finished_shown"] = (
+        st.session_state.get("runs_finished_shown", FINISHED_SHOWN) + FINISHED_SHOWN
+    )
+
+
+def _open_selected(ids: list[str]) -> None:
+    """Open the row that was clicked, by the list that was on the page then."""
+    turn = st.session_state.get("runs_opened", 0)
+    selection = st.session_state[f"runs_finished_{turn}"]["selection"]
+    rows = list(selection["rows"]) or [cell[0] for cell in selection["cells"]]
+    if rows and rows[0] < len(ids):
+        st.session_state["runs_opened"] = turn + 1  # a fresh table next time, with nothing selected
+        open_run(ids[rows[0]])
+
+
+def _finished_table(service: Service, runs: pd.DataFrame) -> pd.DataFrame:
+    titles = {method.name: method.title for method in service.methods()}
+    rows = say.records(runs)
+    return pd.DataFrame(
+        {
+            "tree": _trees(service, runs["id"].astype(str).tolist()),
+            "name": runs["name"].fillna("").astype(str).tolist(),
+            "state": [say.state_word(state) for state in runs["state"]],
+            "what": [say.method_line(row, titles) for row in rows],
+            "removed": [say.removed(row) for row in rows],
+            "took": [say.took(float(s)) if pd.notna(s) else "" for s in runs["seconds"]],
+            "finished": say.local_times(runs["finished"], st.context.timezone).tolist(),
+            "reason": runs["reason"].fillna("").astype(str).tolist(),
+        }
+    )
+
+
+def _trees(service: Service, ids: list[str]) -> list[str]:
+    """The small espalier of each run, '' where there is none."""
+    layers = service.layers(ids)
+    if layers.empty:
+        return [""] * len(ids)
+    drawn = {}
+    for run_id, group in layers.groupby("run_id"):
+        svg = espalier_svg(branches_of_rows(say.records(group)), scale="small", dark=theme.dark())
+        drawn[str(run_id)] = "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
+    return [drawn.get(run_id, "") for run_id in ids]
+
+
+def _columns() -> dict[str, Any]:
+    c = st.column_config
+    return {
+        "tree": c.ImageColumn("", width=120, help="What the run cut"),
+        "name": c.TextColumn("Run", width="medium", pinned=True),
+        "state": c.TextColumn("State", width=85),
+        "what": c.TextColumn("Method and layers", width="medium"),
+        "removed": c.TextColumn(
+            "Of the model", help="Achieved share of the whole model removed, or zeroed", alignment="right"
+        ),
+        "took": c.TextColumn("Took", width=75, alignment="right"),
+        "finished": c.DatetimeColumn("Finished", format="D MMM, HH:mm", width=115),
+        "reason": c.TextColumn("What happened", width="large"),
+    }

@@ -1,0 +1,253 @@
+"""One opened run: what it cut, its numbers against dense, how long its stages took, and what can be done with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import charts
+from core.errors import EspalierError
+from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
+from core.service import RunDetail, Service, get_service
+from pages._parts import runs_text as say
+from pages._parts import theme
+from pages._parts.runs_board import EVERY_S, act
+
+LOG_LINES = 200
+
+
+def show(service: Service, run_id: str) -> None:
+    """The page of one run; an id that is not there leads back to the board."""
+    try:
+        detail = service.run_detail(run_id)
+    except EspalierError as error:
+        st.html(theme.note(str(error), level="error"))
+        st.button("All runs", key="runs_back", icon=":material/arrow_back:", on_click=_back)
+        return
+    st.button("All runs", key="runs_back", icon=":material/arrow_back:", type="tertiary", on_click=_back)
+    _head(service, detail)
+    state = str(detail.status.state)
+    moving = state in (*say.ACTIVE, *say.QUEUED)
+    st.session_state["runs_open_state"] = (run_id, state)
+    if moving:
+        st.session_state["runs_open_id"] = run_id
+        st.session_state["runs_open_dense"] = not _choice(detail)
+        st.fragment(_live, run_every=EVERY_S, key="runs_live_detail")()
+    elif state != "COMPLETE":
+        st.html(say.failure_html(detail.status.reason or _ended(state), detail.status.advice))
+        with st.expander("Log", key="runs_log", icon=":material/notes:"):
+            _log(detail.log_tail)
+    _body(service, detail)
+    if state == "COMPLETE":
+        with st.expander("Log", key="runs_log", icon=":material/notes:"):
+            _log(detail.log_tail)
+    with st.expander("YAML", key="runs_yaml", icon=":material/description:"):
+        st.code(detail.yaml, language="yaml")
+    with st.expander("Command", key="runs_command", icon=":material/terminal:"):
+        st.code(detail.command, language="bash", wrap_lines=True)
+
+
+def _ended(state: str) -> str:
+    return "Somebody cancelled this run." if state == "CANCELLED" else ""
+
+
+def _back() -> None:
+    st.query_params.pop("run", None)
+
+
+# ----------------------------------------------------------------------------------------------------------------- head
+
+
+def _head(service: Service, detail: RunDetail) -> None:
+    status = detail.status
+    st.html(
+        f'<h1 class="esp-title">{theme.html(detail.name)}</h1>{say.row_html("", _facts(service, detail), status.state)}'
+    )
+    with st.container(horizontal=True, key="runs_buttons"):
+        _buttons(service, detail)
+
+
+def _facts(service: Service, detail: RunDetail) -> str:
+    titles = {method.name: method.title for method in service.methods()}
+    words = [say.method_line(_choice(detail), titles)]
+    if detail.experiment is not None:
+        words.append(detail.experiment.model.name)
+    environment = (detail.results or {}).get("environment") or {}
+    words += [str(environment[key]) for key in ("device_name", "dtype") if environment.get(key)]
+    finished = say.when(detail.status.finished, st.context.timezone)
+    words += [f"finished {finished}"] if finished else []
+    words.append(detail.status.id)
+    return " · ".join(words)
+
+
+def _choice(detail: RunDetail) -> dict[str, Any]:
+    pruning = detail.experiment.pruning if detail.experiment is not None else None
+    if pruning is None:
+        return {}
+    first, last = pruning.layers or (None, None)
+    return {
+        "method": pruning.method, "ratio": pruning.ratio, "pattern": pruning.pattern, "target": pruning.target,
+        "layer_first": first, "layer_last": last,
+    }  # fmt: skip
+
+
+def _buttons(service: Service, detail: RunDetail) -> None:
+    run_id, state = detail.status.id, str(detail.status.state)
+    if state in (*say.ACTIVE, *say.QUEUED):
+        st.button("Cancel run", key="runs_cancel", icon=":material/stop:", on_click=act, args=(service.cancel, run_id))
+        return
+    if state == "COMPLETE":
+        if st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
+            chosen = [run for run in (detail.baseline, run_id) if run]
+            st.switch_page("pages/compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
+        talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
+        if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
+            st.switch_page("pages/chat.py", query_params={"model": talker})
+    else:
+        st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
+    if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
+        _confirm_delete(service, run_id, detail.name)
+
+
+def _retry(service: Service, run_id: str) -> None:
+    try:
+        st.query_params["run"] = service.retry(run_id)
+    except EspalierError as error:
+        st.session_state["runs_problem"] = str(error)
+
+
+@st.dialog("Delete this run?")
+def _confirm_delete(service: Service, run_id: str, name: str) -> None:
+    st.html(f'<p class="esp-row"><b>{theme.html(name)}</b><span>{theme.html(run_id)}</span></p>')
+    st.html('<p class="esp-fact">Its numbers, its log and its model go for good.</p>')
+    if st.button("Delete run and its files", key="runs_delete_yes", type="primary"):
+        act(service.delete, run_id)
+        _back()
+        st.rerun()
+
+
+# ----------------------------------------------------------------------------------------------------------------- live
+
+
+def _live() -> None:
+    """Progress and the end of the log. When the run ends, the whole page is drawn anew."""
+    run_id = str(st.session_state["runs_open_id"])
+    service = get_service()
+    try:
+        status = service.run_detail(run_id).status
+    except EspalierError:
+        st.rerun(scope="app")
+    if st.session_state.get("runs_open_state") != (run_id, str(status.state)):
+        st.rerun(scope="app")
+    row = {name: getattr(status, name) for name in ("stage", "task", "done", "total", "unit", "eta_s")}
+    dense = bool(st.session_state.get("runs_open_dense"))
+    if str(status.state) in say.QUEUED:
+        st.html('<p class="esp-left">Waiting for its turn.</p>')
+        return
+    st.html(say.progress_html(row, dense=dense))
+    with st.expander("Log", key="runs_log_live", icon=":material/notes:", expanded=False):
+        _log(service.log_tail(run_id, LOG_LINES))
+
+
+def _log(text: str) -> None:
+    st.code(text or "The log is empty.", language=None, height=320, wrap_lines=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------- body
+
+
+def _body(service: Service, detail: RunDetail) -> None:
+    tree, facts = st.columns([1, 1.15], gap="large")
+    with tree:
+        branches = _branches(detail)
+        if branches:
+            st.html(
+                '<h2 class="esp-section">What it cut</h2>'
+                if _choice(detail)
+                else '<h2 class="esp-section">The model</h2>'
+            )
+            theme.figure(branches)
+            st.html(f'<p class="esp-fact">{theme.html(_size_line(detail))}</p>')
+    with facts:
+        _numbers(service, detail)
+        seconds = say.stage_seconds(detail)
+        if seconds:
+            total = theme.duration(sum(seconds.values()))
+            st.html(f'<h2 class="esp-section">Stages<span>{total}</span></h2>{say.timings_html(seconds)}')
+
+
+def _branches(detail: RunDetail) -> list[Branch]:
+    if not detail.layers.empty:
+        return branches_of_rows(say.records(detail.layers))
+    if detail.plan is not None and detail.experiment is not None and detail.experiment.pruning is not None:
+        return branches_of_plan(detail.plan, detail.experiment.pruning.parts)
+    if detail.architecture is not None:
+        return dense_branches((s.heads, s.kv_heads, s.mlp) for s in detail.architecture.layers)
+    return []
+
+
+def _size_line(detail: RunDetail) -> str:
+    pruned = (detail.results or {}).get("pruning") or {}
+    if not pruned.get("params_before"):
+        return f"planned: {_planned(detail)}" if detail.plan is not None else ""
+    before, after = int(pruned["params_before"]), int(pruned["params_after"])
+    share = float(pruned.get("achieved_model_ratio") or 0)
+    if not _choice(detail):
+        return f"{theme.count(before)} parameters"
+    if after == before:
+        return f"{theme.count(before)} parameters, {100 * share:.1f} % of them set to zero: not smaller"
+    return f"{theme.count(before)} → {theme.count(after)} parameters ({100 * share:.1f} % of the whole model removed)"
+
+
+def _planned(detail: RunDetail) -> str:
+    plan = detail.plan
+    if plan is None:
+        return ""
+    return f"{100 * plan.achieved_model_ratio:.1f} % of the whole model"
+
+
+def _numbers(service: Service, detail: RunDetail) -> None:
+    if detail.metrics.empty:
+        return
+    run_id = detail.status.id
+    others = [detail.baseline] if detail.baseline and detail.baseline != run_id else []
+    runs = service.runs()
+    runs = runs[runs["id"].isin([run_id, *others])]
+    metrics = service.metrics([run_id, *others])
+    table = charts.points(runs, metrics, {run_id: others[0]} if others else {})
+    own = table[table["run_id"] == run_id]
+    if own.empty:
+        return
+    head = "Numbers against dense" if others else "Numbers"
+    st.html(f'<h2 class="esp-section">{head}</h2>{_numbers_html(own)}')
+    if not others and _choice(detail) and detail.experiment is not None:
+        st.html('<p class="esp-fact">No dense run was judged in the same way, so there is nothing to compare with.</p>')
+        st.button(
+            "Queue the dense baseline", key="runs_baseline", on_click=act,
+            args=(service.submit, [detail.experiment.with_changes({"pruning": None, "name": "dense"})]),
+        )  # fmt: skip
+
+
+def _numbers_html(own: pd.DataFrame) -> str:
+    compared = bool(own["dense"].notna().any())
+    head = "<th>value ± standard error</th>" + ("<th>dense</th><th>difference</th>" if compared else "")
+    body = []
+    for quality in charts.qualities(own):
+        row = charts.at(own, quality).iloc[0]
+        cells = [charts.measured(row["value"], row["stderr"], quality)]
+        if compared:
+            cells.append(charts.measured(row["dense"], row["dense_stderr"], quality))
+            cells.append(charts.difference(row["delta"], row["delta_stderr"], quality))
+        words = theme.html(charts.protocol_words(row["protocol"]))
+        shown = "".join(f"<td>{theme.html(cell)}</td>" for cell in cells)
+        body.append(f'<tr><td title="{words}">{theme.html(quality.label)}</td>{shown}</tr>')
+    key = (
+        '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the difference\'s 95 % interval.</p>'
+        if compared
+        else ""
+    )
+    return (
+        f'<div class="esp-scroll"><table class="esp-table"><tr><th></th>{head}</tr>{"".join(body)}</table></div>{key}'
+    )

@@ -1,0 +1,172 @@
+"""Runs in words and small HTML: names, states, progress, time. Pure; every text from a run is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pandas as pd
+
+from core.service import RunDetail
+from pages._parts.theme import duration, html
+
+STAGES = ("load", "calibrate", "prune", "save", "evaluate")
+STATES = {
+    "WAITING": "waiting",
+    "RUNNING": "running",
+    "INTERRUPTED": "interrupted",
+    "COMPLETE": "complete",
+    "FAILED": "failed",
+    "CANCELLED": "cancelled",
+}
+ACTIVE = ("RUNNING",)
+QUEUED = ("WAITING", "INTERRUPTED")
+
+
+def state_word(state: object) -> str:
+    """The state as people read it."""
+    return STATES.get(str(state), str(state).lower())
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """What a run does, in one short line: `Taylor 30 % · layers 4–25`, `dense model`."""
+    method = row.get("method")
+    if _nothing(method):
+        return "dense model"
+    words = [f"{titles.get(str(method), str(method))} {100 * float(row['ratio']):.3g} %"]
+    pattern = row.get("pattern")
+    if not _nothing(pattern) and pattern != "unstructured":
+        words[0] = f"{titles.get(str(method), str(method))} {pattern}"
+    if row.get("target") == "model":
+        words[0] += " of the whole model"
+    first, last = row.get("layer_first"), row.get("layer_last")
+    if first is not None and last is not None and not _nothing(first) and not _nothing(last):
+        words.append(f"layers {int(first)}–{int(last)}")
+    return " · ".join(words)
+
+
+def removed(row: Mapping[str, Any]) -> str:
+    """Achieved share of the whole model: `16.9 %`, for masks `39.0 % zeros`, nothing for the dense model."""
+    share = row.get("achieved_model_ratio")
+    if _nothing(row.get("method")) or share is None or _nothing(share):
+        return ""
+    return f"{100 * float(share):.1f} %{' zeros' if row.get('kind') == 'mask' else ''}"
+
+
+def _nothing(value: object) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or value == "" or value != value
+
+
+def left(eta_s: object) -> str:
+    """Time left, or '' where nobody knows it yet."""
+    if not isinstance(eta_s, int | float) or eta_s != eta_s:
+        return ""
+    return f"about {duration(float(eta_s))} left"
+
+
+def count_of(done: object, total: object, unit: object) -> str:
+    """`120 of 400 documents`; '' where it is not counted."""
+    if not isinstance(done, int | float) or not isinstance(total, int | float) or done != done or not total > 0:
+        return ""
+    if unit == "bytes":
+        return f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    return f"{done:,.0f} of {total:,.0f} {'' if _nothing(unit) else unit}".strip()
+
+
+def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
+    """Stages with the present one marked, the bar of that stage, and what is left. Its height never changes."""
+    stage = None if _nothing(row.get("stage")) else str(row["stage"])
+    done, total = row.get("done"), row.get("total")
+    counted = count_of(done, total, row.get("unit"))
+    share = min(max(float(done) / float(total), 0.0), 1.0) if counted and done is not None and total else 0.0
+    task = "" if _nothing(row.get("task")) else str(row["task"])
+    words = [word for word in (task, counted, left(row.get("eta_s"))) if word]
+    said = html(" · ".join(words)) or ("starting" if stage is None else "…")
+    return (
+        f'{stages_html(stage, dense=dense)}<div class="esp-bar" role="progressbar" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="progress of this stage">'
+        f'<i style="width:{share:.2%}"></i></div>'
+        f'<p class="esp-left">{said}</p>'
+    )
+
+
+def stages_html(stage: str | None, *, dense: bool) -> str:
+    """The pipeline's stages in a line, those behind in ink, the present one bold."""
+    names = [name for name in STAGES if not dense or name in ("load", "evaluate")]
+    top = stage.split(".")[0] if stage else ""
+    place = names.index(top) if top in names else -1
+    items = []
+    for index, name in enumerate(names):
+        mark = "now" if index == place else "done" if index < place else ""
+        current = ' aria-current="step"' if mark == "now" else ""
+        items.append(f'<li class="{mark}"{current}>{name}</li>')
+    return f'<ul class="esp-stages">{"".join(items)}</ul>'
+
+
+def row_html(name: object, line: object, state: object = "") -> str:
+    """A run's name, its state and one quiet line."""
+    badge = f'<span class="esp-state">{html(state_word(state))}</span>' if state else ""
+    return f'<p class="esp-row"><b>{html(name)}</b>{badge}<span>{html(line)}</span></p>'
+
+
+def failure_html(reason: str, advice: str) -> str:
+    """What happened in one sentence, and what to do."""
+    what = reason or "The run ended without saying why."
+    then = advice or "The end of the log says more."
+    return f'<p class="esp-failed" role="alert"><b>{html(what)}</b><span>{html(then)}</span></p>'
+
+
+def timings_html(timings: Mapping[str, float]) -> str:
+    """Seconds of each stage as bars to one scale."""
+    longest = max(timings.values(), default=1.0) or 1.0
+    rows = []
+    for name, seconds in timings.items():
+        bar = f'<i style="width:{max(seconds, 0) / longest:.1%}"></i>'
+        rows.append(f"<span>{html(name)}</span>{bar}<span>{html(took(seconds))}</span>")
+    return f'<div class="esp-timing">{"".join(rows)}</div>'
+
+
+def took(seconds: float) -> str:
+    """A measured duration: tenths below ten seconds."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def stage_seconds(detail: RunDetail) -> dict[str, float]:
+    """Seconds of the main stages, from results or, before they are there, from the finished stages."""
+    timings = (detail.results or {}).get("timings") or {
+        name: content.get("seconds") for name, content in detail.stages.items()
+    }
+    pairs = {str(name): value for name, value in timings.items() if isinstance(value, int | float)}
+    main = {name: float(pairs[name]) for name in STAGES if name in pairs}
+    return main or {name: float(value) for name, value in pairs.items()}
+
+
+def local_times(times: pd.Series, zone: str | None) -> pd.Series:
+    """UTC times as the visitor's wall clock, without zone."""
+    moments = pd.to_datetime(times, utc=True, errors="coerce")
+    try:
+        return moments.dt.tz_convert(ZoneInfo(zone or "UTC")).dt.tz_localize(None)
+    except (ZoneInfoNotFoundError, ValueError):
+        return moments.dt.tz_localize(None)
+
+
+def when(text: str | None, zone: str | None) -> str:
+    """An ISO time as `23 Nov, 21:04` on the visitor's clock."""
+    if not text:
+        return ""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return ""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    with suppress(ZoneInfoNotFoundError, ValueError):
+        moment = moment.astimezone(ZoneInfo(zone or "UTC"))
+    return f"{moment.day} {moment:%b, %H:%M}"
