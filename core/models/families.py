@@ -1,7 +1,8 @@
 """Model families: where each one keeps its linear layers, norms and tables. The only place that knows module names.
 
 A family is chosen by `model_type` of config.json. Algorithms ask for roles (`q`, `k`, `v`, `o`, `gate`, `up`, `down`)
-and never spell a module path. No torch at import, so that pages can ask whether a model is known and how it will be saved.
+and never spell a module path. No torch at import, so that pages can ask whether a model is known and how it will be
+saved.
 """
 
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ def load(choice: "ModelChoice", *, device: str, dtype: str, progress: Progress =
 def load_directory(
     path: Path | str, *, device: str, dtype: str, trust_remote_code: bool = False, progress: Progress = silent
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Load a folder in Hugging Face form; one with `espalier_layers` through this program's class, never through its own.
+    """Load a folder in Hugging Face form; one with `espalier_layers` through this program's class, never its own.
 
     device: cpu or cuda:N; dtype: a torch name, or auto for the device's. ModelError where it cannot be read.
     """
