@@ -4,75 +4,392 @@ Light: nothing here, nor anything it imports, loads torch, transformers, peft, l
 Safe to call from many threads at once.
 """
 
-from __future__ import annotations
-
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import pandas as pd
+
+from core import board, estimate, history, presets, settings
+from core import preview as previews
+from core.chat.client import ChatClient
+from core.data import corpora as texts
+from core.data import tasks as task_names
+from core.device import info, resolve_device
+from core.errors import EspalierError, ExperimentError, InputError, QueueError
+from core.experiment import Experiment
+from core.jobs.rundir import RunDirectory, new_run_id
+from core.jobs.supervisor import Supervisor
+from core.models import catalogue
+from core.models.sizes import Architecture
+from core.pruning import registry
+from core.storage.store import Store
 from core.views import ChatModel, Preview, RunDetail, StatusLine
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from core.chat.client import ChatClient
-    from core.data.corpora import CorpusInfo
-    from core.experiment import Experiment
-    from core.models.catalogue import Entry
-    from core.models.sizes import Architecture
-    from core.pruning.registry import Method
 
 __all__ = ["ChatModel", "Preview", "RunDetail", "Service", "StatusLine", "close_service", "get_service"]
 
+SYNC_EVERY_S = 0.5
+ACTIVE = ("WAITING", "RUNNING", "INTERRUPTED")
+
 
 class Service:
-    """One per process and home. `supervisor=False` shows a home without running its queue."""
+    """One per process and home. `supervisor=False` shows a home without running its queue.
+
+    Where another process owns the queue, this one shows everything and changes nothing: `read_only`.
+    """
 
     def __init__(self, home: Path | None = None, supervisor: bool = True) -> None:
-        raise NotImplementedError
+        self.home = (settings.home() if home is None else home).resolve()
+        self._store = Store.open(self.home)
+        self._notice = "" if self._store.read_only else self._store.notice
+        self._supervisor: Supervisor | None = None
+        self._lock = threading.Lock()
+        self._syncing = threading.Lock()
+        self._synced = time.monotonic()
+        self._chat: ChatClient | None = None
+        self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
+        self._frame: tuple[int, pd.DataFrame] | None = None
+        if supervisor:
+            self._start_supervisor()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this process only shows the home."""
+        return self._supervisor is None
 
     def close(self) -> None:
-        """Stop the supervisor's thread (workers go on) and close the store."""
+        """Stop the supervisor's thread (workers go on), the chat's worker, and close the store. May be called twice."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+        with self._lock:
+            chat, self._chat = self._chat, None
+        if chat is not None:
+            chat.close()
+        with self._syncing:
+            self._store.close()
 
-    # What can be chosen -------------------------------------------------------------------------------------------
-    def catalogue(self) -> list[Entry]: ...
-    def architecture(self, model_name: str, trust: bool = False) -> Architecture: ...
-    def methods(self) -> list[Method]: ...
-    def corpora(self) -> list[CorpusInfo]: ...
-    def tasks(self) -> list: ...  # the entries of core.data.tasks
+    # --- what can be chosen
 
-    # Before a run -------------------------------------------------------------------------------------------------
-    def preview(self, experiment: Experiment) -> Preview: ...
-    def quick_look(self) -> list[Experiment]: ...
+    def catalogue(self) -> list[catalogue.Entry]:
+        """Models that the form offers by name; any hub id or folder can be typed."""
+        return catalogue.entries()
 
-    # The queue ----------------------------------------------------------------------------------------------------
-    def submit(self, experiments: list[Experiment], with_baseline: bool = False) -> list[str]: ...
-    def cancel(self, run_id: str) -> None: ...
-    def retry(self, run_id: str) -> str: ...
-    def delete(self, run_id: str) -> None: ...
-    def move(self, run_id: str, by: int) -> None: ...
-    def pause(self, paused: bool = True) -> None: ...
-    def status_line(self) -> StatusLine: ...
+    def architecture(self, model_name: str, trust: bool = False) -> Architecture:
+        """Sizes of a model, without loading it. InputError where it cannot be had."""
+        model = {"name": model_name, "trust_remote_code": trust}
+        return catalogue.resolve(Experiment.parse({"model": model}).model).architecture
 
-    # Runs ---------------------------------------------------------------------------------------------------------
-    def run_list(self) -> pd.DataFrame: ...  # columns of runs + position, stage, done, total, unit, eta_s
-    def run_detail(self, run_id: str) -> RunDetail: ...
-    def log_tail(self, run_id: str, n: int = 200) -> str: ...
+    def methods(self) -> list[registry.Method]:
+        """All pruning methods: masks, then width, then depth."""
+        return list(registry.methods().values())
 
-    # Compare ------------------------------------------------------------------------------------------------------
-    def runs(self) -> pd.DataFrame: ...
-    def metrics(self, run_ids: list[str]) -> pd.DataFrame: ...
-    def layers(self, run_ids: list[str]) -> pd.DataFrame: ...
-    def baseline_for(self, run_id: str) -> str | None: ...
+    def corpora(self) -> list[texts.CorpusInfo]:
+        """Texts for calibration and perplexity."""
+        return texts.corpora()
 
-    # Chat ---------------------------------------------------------------------------------------------------------
-    def chat_models(self) -> list[ChatModel]: ...
-    def chat_client(self) -> ChatClient: ...
+    def tasks(self) -> list[task_names.TaskInfo]:
+        """Tasks of lm-eval; those whose data is on this machine first."""
+        return task_names.available()
+
+    # --- before a run
+
+    def preview(self, experiment: Experiment) -> Preview:
+        """What an experiment would do. Whatever is wrong with it is in `problems`, not raised."""
+        try:
+            setting = previews.settle(experiment)
+        except InputError as error:
+            return _unsettled(experiment, error)
+        cut = previews.planned(setting)
+        work = previews.work_of(setting, cut)
+        pace = self._pace_on(work)
+        stages = pace.apply(estimate.stage_seconds(work))
+        found = previews.problems_of(setting)
+        errors = [problem for problem in found if problem.level == "error"]
+        cautions = [problem for problem in found if problem.level != "error"]
+        memory = estimate.memory_bytes(work)
+        self._sync()
+        return Preview(
+            plan=cut,
+            problems=errors,
+            memory_bytes=memory,
+            seconds=sum(stages.values()),
+            seconds_basis=pace.basis(work.device, work.dtype),
+            smaller=previews.smaller(cut),
+            faster=previews.faster(cut, experiment),
+            loads_in=previews.opens_in(cut, setting.architecture),
+            yaml=experiment.to_yaml(),
+            command=previews.command(experiment),
+            identical=history.identical(self._store, setting.hash),
+            warnings=[
+                *(f"{problem.message} {problem.advice}".strip() for problem in cautions),
+                *previews.warnings_of(setting, cut, memory),
+            ],
+            cautions=cautions,
+            stage_seconds=stages,
+            disk_bytes=estimate.disk_bytes(work),
+            device=setting.device,
+            dtype=setting.dtype,
+        )
+
+    def quick_look(self) -> list[Experiment]:
+        """The runs behind "prune SmolLM2 to see how it works"."""
+        return presets.quick_look()
+
+    # --- the queue
+
+    def submit(self, experiments: list[Experiment], with_baseline: bool = False) -> list[str]:
+        """Queue these runs, in this order; returns their ids. InputError, and nothing queued, if one cannot work.
+
+        `with_baseline` puts the dense model, judged in the same way, before them, unless such a run is complete or in
+        the queue.
+        """
+        supervisor = self._owner()
+        known = [previews.settle(experiment) for experiment in experiments]
+        if with_baseline:
+            known = [*self._missing_baselines(known), *known]
+        problems = [problem for setting in known for problem in previews.problems_of(setting)]
+        errors = list(dict.fromkeys(problem for problem in problems if problem.level == "error"))
+        if errors:
+            raise ExperimentError.of(errors)
+        return [self._enqueue(supervisor, setting) for setting in known]
+
+    def missing_baselines(self, experiments: list[Experiment]) -> list[Experiment]:
+        """The dense runs that `submit(…, with_baseline=True)` would put before these."""
+        known = self._missing_baselines([previews.settle(experiment) for experiment in experiments])
+        return [setting.experiment for setting in known]
+
+    def cancel(self, run_id: str) -> None:
+        """Take a run out of the queue, or ask its worker to stop; after 20 s it is ended by force."""
+        self._owner().cancel(board.existing(self.home, run_id).id)
+
+    def retry(self, run_id: str) -> str:
+        """Queue the same experiment as a new run; returns its id. QueueError while the old one is not over."""
+        directory = board.existing(self.home, run_id)
+        state = directory.status().state
+        if not state.finished:
+            raise QueueError(f"Run {run_id} is {state}.", "Cancel it first, or wait until it is over.")
+        return self.submit([directory.experiment()])[0]
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run with all its files. QueueError while it is worked on."""
+        self._owner().delete(board.existing(self.home, run_id).id)
+
+    def move(self, run_id: str, by: int) -> None:
+        """Move a waiting run by that many places; negative is towards the head."""
+        self._owner().move(run_id, by)
+
+    def pause(self, paused: bool = True) -> None:
+        """Start no more runs (what runs goes on), or start them again."""
+        if paused:
+            self._owner().pause()
+        else:
+            self._owner().resume()
+
+    def status_line(self) -> StatusLine:
+        """Device, what runs, and the queue."""
+        self._sync()
+        device = info(resolve_device("auto"))
+        running = [status for status in board.live(self._store, self.home) if status.state == "RUNNING"]
+        names = self._store.rows("SELECT name FROM runs WHERE id = ?", [running[0].id]) if running else []
+        line = self._line()
+        return StatusLine(
+            device=device.name,
+            free_bytes=device.free_bytes,
+            total_bytes=device.total_bytes,
+            running=running[0] if running else None,
+            running_name=str(names[0][0]) if names else "",
+            queue_length=len(line.waiting),
+            paused=line.paused,
+            read_only=self.read_only,
+            notice=self._notice,
+        )
+
+    # --- runs
+
+    def run_list(self) -> pd.DataFrame:
+        """Running, waiting and finished runs; columns of `runs` without `experiment`, and `board.LIVE_COLUMNS`."""
+        self._sync()
+        statuses = board.live(self._store, self.home)
+        return board.run_list(self.runs(), statuses, self._line())
+
+    def run_detail(self, run_id: str) -> RunDetail:
+        """Everything one run shows. InputError if there is no such run."""
+        self._sync()
+        return board.run_detail(self._store, self.home, run_id)
+
+    def log_tail(self, run_id: str, n: int = board.LOG_LINES) -> str:
+        """The last lines of a run's log, as plain text."""
+        return board.existing(self.home, run_id).log_tail(n)
+
+    # --- compare
+
+    def runs(self) -> pd.DataFrame:
+        """One row a run, newest first. Times are UTC, ratios fractions removed, sizes bytes."""
+        self._sync()
+        version, kept = self._store.version, self._frame
+        if kept is None or kept[0] != version:
+            kept = self._frame = (version, self._store.runs())
+        return kept[1].copy()
+
+    def metrics(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """One row a measured number of these runs."""
+        return self._store.metrics(run_ids)
+
+    def layers(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """One row a decoder layer of these runs."""
+        return self._store.layers(run_ids)
+
+    def stages(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """One row a finished stage of these runs, with its seconds."""
+        return self._store.stages(run_ids)
+
+    def baseline_for(self, run_id: str) -> str | None:
+        """The complete dense run to compare with: same model, dtype, kind of device, protocol. None without one."""
+        return history.baseline_for(self._store, run_id)
+
+    # --- chat
+
+    def chat_models(self) -> list[ChatModel]:
+        """Models that can be talked to: dense ones that are on this machine, then saved runs, newest first."""
+        frame = self.runs()
+        complete = frame[frame.state == "COMPLETE"]
+        names = [entry.name for entry in self.catalogue() if entry.offline]
+        names += [name for name in complete.model.dropna().unique() if name not in names]
+        dense = [_dense_model(name) for name in names]
+        saved = [_saved_model(row, self.home) for _, row in complete[complete.method.notna()].iterrows()]
+        return [model for model in (*dense, *saved) if model is not None]
+
+    def chat_client(self) -> ChatClient:
+        """The inference worker's client, one for the process."""
+        with self._lock:
+            if self._chat is None:
+                self._chat = ChatClient(self.home)
+            return self._chat
+
+    # --- inside
+
+    def _start_supervisor(self) -> None:
+        supervisor = Supervisor(self.home, on_change=self._changed)
+        try:
+            supervisor.start()
+        except QueueError as error:
+            self._notice = error.message
+        else:
+            self._supervisor = supervisor
+
+    def _owner(self) -> Supervisor:
+        if self._supervisor is None:
+            raise QueueError(
+                f"This Espalier only shows {self.home}. {self._notice}".strip(),
+                "Change the queue in the one that owns it.",
+            )
+        return self._supervisor
+
+    def _changed(self, run_id: str) -> None:
+        """The supervisor says that a run's state changed."""
+        self._store.ingest(RunDirectory.of(self.home / "runs", run_id).path)
+
+    def _sync(self) -> None:
+        """Look for changed run directories, at most every half second and from one thread; others use what there is."""
+        if time.monotonic() - self._synced < SYNC_EVERY_S or not self._syncing.acquire(blocking=False):
+            return
+        try:
+            self._store.sync(self.home)
+            self._synced = time.monotonic()
+        finally:
+            self._syncing.release()
+
+    def _line(self) -> board.Line:
+        if self._supervisor is None:
+            return board.Line.read(self.home)
+        view = self._supervisor.view()
+        return board.Line(view.waiting, view.paused)
+
+    def _pace_on(self, work: estimate.Work) -> estimate.Pace:
+        key = (work.device.key, work.dtype, self._store.version)
+        kept = self._pace
+        if kept is None or kept[0] != key:
+            kept = self._pace = (key, history.pace(self._store, work.device, work.dtype))
+        return kept[1]
+
+    def _missing_baselines(self, known: list[previews.Setting]) -> list[previews.Setting]:
+        self._sync()
+        taken = {setting.hash for setting in known}
+        missing = []
+        for setting in known:
+            if setting.experiment.pruning is None:
+                continue
+            dense = previews.settle(presets.dense_like(setting.experiment))
+            if dense.hash not in taken and not history.identical(self._store, dense.hash, (*ACTIVE, "COMPLETE")):
+                missing.append(dense)
+            taken.add(dense.hash)
+        return missing
+
+    def _enqueue(self, supervisor: Supervisor, setting: previews.Setting) -> str:
+        run_id = new_run_id(setting.hash)
+        directory = RunDirectory.of(self.home / "runs", run_id)
+        directory.write_experiment(setting.experiment)
+        supervisor.enqueue(run_id, hash=setting.hash, resolved=setting.resolved())
+        return run_id
+
+
+def _unsettled(experiment: Experiment, error: InputError) -> Preview:
+    """The preview of an experiment whose model or device cannot be had."""
+    field = "device" if "device" in error.message.lower() else "model.name"
+    return Preview(
+        plan=None,
+        problems=previews.problem_of(error, field),
+        memory_bytes=0,
+        seconds=0.0,
+        seconds_basis="",
+        smaller="",
+        faster="",
+        loads_in=[],
+        yaml=experiment.to_yaml(),
+        command=previews.command(experiment),
+        identical=None,
+    )
+
+
+def _dense_model(name: str) -> ChatModel | None:
+    try:
+        choice = Experiment.parse({"model": {"name": name}}).model
+        source = catalogue.resolve(choice)
+    except EspalierError:  # it was there when its run was made, and is not now
+        return None
+    size = estimate.weight_bytes(source.architecture)
+    return ChatModel(f"dense:{name}", f"{source.title}, dense", source.architecture.params, size, None, choice)
+
+
+def _saved_model(row: "pd.Series[Any]", home: Path) -> ChatModel | None:
+    folder = home / "runs" / str(row.id) / "model"
+    if not (folder / "config.json").is_file():
+        return None
+    params, size = (0 if pd.isna(value) else int(value) for value in (row.params_after, row.bytes))
+    return ChatModel(str(row.id), str(row["name"]), params, size, folder, None, str(row.id))
+
+
+_service: Service | None = None
+_service_lock = threading.Lock()
 
 
 def get_service() -> Service:
-    """The process's one Service (made on first call, thread-safe)."""
-    raise NotImplementedError
+    """The process's one Service, for the home that the settings name; made on the first call."""
+    global _service
+    with _service_lock:
+        if _service is None or _service.home != settings.home().resolve():
+            if _service is not None:
+                _service.close()
+            _service = Service()
+        return _service
 
 
 def close_service() -> None:
     """Close the process's Service, if there is one."""
+    global _service
+    with _service_lock:
+        if _service is not None:
+            _service.close()
+        _service = None

@@ -1,6 +1,7 @@
 """What the service hands to pages: plain frozen values, ready to be shown.
 
-Times are seconds, sizes are bytes, ratios are fractions removed (0.3 = 30 %). Texts may come from users and models: show them as text.
+Times are seconds, sizes are bytes, ratios are fractions removed (0.3 = 30 %). Texts may come from users and
+models: show them as text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.checks import Problem
+    from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
     from core.jobs.rundir import RunStatus
     from core.models.sizes import Architecture, Plan

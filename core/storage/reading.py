@@ -90,6 +90,16 @@ def _results(folder: RunDirectory) -> Mapping[str, Any]:
         return {}
 
 
+def title_of(experiment: Experiment) -> str:
+    """What a run without a name is called: what it does."""
+    model = experiment.model.name.rpartition("/")[2]
+    pruning = experiment.pruning
+    if pruning is None:
+        return f"{model}, dense"
+    layers = "" if pruning.layers is None else f", layers {pruning.layers[0]}–{pruning.layers[1]}"
+    return f"{model}, {pruning.method} {pruning.ratio * 100:g} %{layers}"
+
+
 def signature(directory: Path) -> str:
     """Sizes and times of the files that rows come from; equal signatures mean equal rows."""
     parts = []
@@ -120,7 +130,7 @@ def _run_row(
     row |= _choices(experiment) if experiment is not None else {}
     row |= {
         "id": folder.path.name,
-        "name": (experiment.name if experiment is not None else "") or folder.path.name,
+        "name": folder.path.name if experiment is None else experiment.name or title_of(experiment),
         "state": str(status.state),
         "created": _time(status.created),
         "started": started,
@@ -190,10 +200,10 @@ def _layers(run_id: str, entries: Any) -> list[tuple[Any, ...]]:
 
 
 def _stages(run_id: str, timings: Any, folder: RunDirectory) -> list[tuple[Any, ...]]:
-    """Seconds a stage: results.json's timings; before it is there, what the finished stages say."""
-    seconds = {str(name): _number(value) for name, value in _mapping(timings).items()}
+    """Seconds a stage, parts of the evaluation too, as the stages say; without them, results.json's timings."""
+    seconds = {name: _number(content.get("seconds")) for name, content in folder.stages().items()}
     if not seconds:
-        seconds = {name: _number(content.get("seconds")) for name, content in folder.stages().items()}
+        seconds = {str(name): _number(value) for name, value in _mapping(timings).items()}
     return [(run_id, position, name[:200], value) for position, (name, value) in enumerate(seconds.items())]
 
 

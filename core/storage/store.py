@@ -43,6 +43,8 @@ class Store:
         """True where another process owns the file, and this is a copy in memory."""
         self.notice = ""
         """What a person should know of how the store was opened, or ''."""
+        self.version = 0
+        """Grows with every change: whoever keeps an answer keeps it with the version it was given at."""
         self._write = threading.RLock()
         self._cursors = threading.Lock()
         self._last: dict[str, RunRows] = {}
@@ -96,9 +98,11 @@ class Store:
             with self._transaction() as cursor:
                 _delete(cursor, [rows.run_id])
                 _insert(cursor, [(rows, mark)])
-            self._last[rows.run_id] = rows
+            self.version += 1
             if rows.run["state"] in FINISHED:
-                del self._last[rows.run_id]
+                self._last.pop(rows.run_id, None)
+            else:
+                self._last[rows.run_id] = rows
             return True
 
     def sync(self, home: Path, thorough: bool = False) -> int:
@@ -133,6 +137,7 @@ class Store:
                     cursor.execute(f"DELETE FROM {table}")
                 _insert(cursor, pairs)
             self._last.clear()
+            self.version += 1
             return len(pairs)
 
     def remove(self, run_id: str) -> None:
@@ -145,6 +150,7 @@ class Store:
         with self._transaction() as cursor:
             known = cursor.execute("SELECT 1 FROM sources WHERE run_id = ?", [run_id]).fetchall()
             _delete(cursor, [run_id])
+        self.version += bool(known)
         return bool(known)
 
     # ------------------------------------------------------------------------------------------------------ asking

@@ -60,9 +60,9 @@ def test_the_dense_model_has_no_method(directory):
     assert row["model"] == "builtin:smollm2-135m-instruct"
 
 
-def test_a_run_without_a_name_is_called_by_its_id(directory):
+def test_a_run_without_a_name_is_called_by_what_it_does(directory):
     write_experiment(directory, name="")
-    assert read_run(directory).run["name"] == RUN_ID
+    assert read_run(directory).run["name"] == "builtin:smollm2-135m-instruct, taylor 30 %, layers 4–25"
 
 
 def test_a_failed_run_keeps_its_reason_and_advice(directory):

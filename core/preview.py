@@ -1,0 +1,161 @@
+"""What one experiment would do, said before it is queued: counts, cost, and what should be known. No torch."""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from core import estimate
+from core.checks import check
+from core.data.corpora import check_corpus, leakage
+from core.data.tasks import check_tasks
+from core.device import info, resolve_device, resolve_dtype
+from core.errors import EspalierError, ExperimentError, InputError, Problem
+from core.experiment import Experiment, Resolved, experiment_hash
+from core.models.catalogue import ModelSource, resolve
+from core.models.families import loads_in
+from core.models.sizes import Architecture, Plan, parse_pattern, plan
+from core.pruning.registry import get
+
+GIB = 1 << 30
+PYTHON = ".venv/bin/python"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An experiment with everything that `auto` and the model's name stand for on this machine."""
+
+    experiment: Experiment
+    source: ModelSource
+    device: str
+    dtype: str
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.source.architecture
+
+    @property
+    def hash(self) -> str:
+        return experiment_hash(
+            self.experiment,
+            Resolved(self.source.fingerprint, self.dtype, self.device.partition(":")[0], self.architecture.n_layers),
+        )
+
+    def resolved(self) -> dict[str, str]:
+        """As it stands in a run's state.json."""
+        return {"model": self.source.fingerprint, "device": self.device, "dtype": self.dtype}
+
+
+def settle(experiment: Experiment) -> Setting:
+    """Resolve model, device and dtype. InputError where one cannot be had; asks a hub only for a hub model's config."""
+    device = resolve_device(experiment.device)
+    return Setting(experiment, resolve(experiment.model), device, resolve_dtype(experiment.model.dtype, device))
+
+
+def problems_of(setting: Setting) -> list[Problem]:
+    """Everything that stands in the way or should be known, by field; errors first."""
+    experiment = setting.experiment
+    found = check(experiment, setting.architecture)
+    pruning = experiment.pruning
+    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+        found += check_corpus(pruning.calibration, "pruning.calibration")
+    for i, text in enumerate(experiment.evaluation.perplexity):
+        found += check_corpus(text, f"evaluation.perplexity.{i}")
+    found += check_tasks(experiment.evaluation.tasks)
+    return sorted(found, key=lambda problem: problem.level != "error")
+
+
+def problem_of(error: InputError, field: str) -> list[Problem]:
+    """An error as problems of fields."""
+    if isinstance(error, ExperimentError) and error.problems:
+        return list(error.problems)
+    return [Problem(field, error.message, error.advice)]
+
+
+def planned(setting: Setting) -> Plan | None:
+    """What would be cut; None for the dense model, and where the problems leave nothing to plan."""
+    if setting.experiment.pruning is None:
+        return None
+    try:
+        return plan(setting.architecture, setting.experiment.pruning)
+    except EspalierError:  # `problems_of` says it, beside its field
+        return None
+
+
+def work_of(setting: Setting, cut: Plan | None) -> estimate.Work:
+    """What the cost is estimated from."""
+    return estimate.Work(setting.experiment, setting.architecture, cut, info(setting.device), setting.dtype)
+
+
+# --- in words
+
+
+def smaller(cut: Plan | None) -> str:
+    """Whether the folder on disk gets smaller."""
+    if cut is None:
+        return "no: nothing is removed"
+    before, after = estimate.weight_bytes(cut.before), estimate.weight_bytes(cut.after)
+    if after == before:
+        return f"no: zeros are stored like other numbers ({megabytes(before)})"
+    return f"yes: {megabytes(before)} → {megabytes(after)} (−{1 - after / before:.1%})"
+
+
+def faster(cut: Plan | None, experiment: Experiment) -> str:
+    """Whether the saved model runs faster."""
+    if cut is None:
+        return "no: nothing is removed"
+    pruning = experiment.pruning
+    if cut.params_after == cut.params_before:
+        if pruning is not None and parse_pattern(pruning.pattern) == (2, 4):
+            return "only with kernels for 2:4 sparsity: others, vLLM among them, multiply the zeros"
+        return "no: zeros are multiplied like other numbers"
+    work = cut.before.macs(1, 512) / max(cut.after.macs(1, 512), 1)
+    return f"yes: {1 - 1 / work:.0%} fewer operations a token (at most {work:.2f}×)"
+
+
+def opens_in(cut: Plan | None, architecture: Architecture) -> list[str]:
+    """What loads the saved model; empty for a family that is not known."""
+    try:
+        return loads_in(architecture if cut is None else cut.after)
+    except InputError:
+        return []
+
+
+def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int) -> list[str]:
+    """What works, but should be known, and belongs to no single field."""
+    experiment, evaluation = setting.experiment, setting.experiment.evaluation
+    found: list[str] = []
+    pruning = experiment.pruning
+    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+        said = [leakage(pruning.calibration, text) for text in evaluation.perplexity]
+        found += list(dict.fromkeys(sentence for sentence in said if sentence))
+    if evaluation.tasks and evaluation.limit is not None:
+        points = 196 * (0.25 / evaluation.limit) ** 0.5
+        found.append(f"{evaluation.limit} documents a task: scores are good to about ±{points:.0f} points.")
+    device = info(setting.device)
+    if needed_bytes > device.free_bytes:
+        found.append(
+            f"Needs about {needed_bytes / GIB:.1f} GiB, but {device.name} has {device.free_bytes / GIB:.1f} GiB free."
+        )
+    if cut is not None and 0 < cut.achieved_model_ratio < 0.01:
+        found.append(f"Only {cut.achieved_model_ratio:.2%} of the whole model goes.")
+    return found
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people, in decimal units as file managers count them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def command(experiment: Experiment) -> str:
+    """The command that runs this experiment from a terminal; the file is the YAML shown beside it."""
+    return f"{PYTHON} -m core run {file_name(experiment.name)}.yaml"
+
+
+def command_of_file(path: str) -> str:
+    """The command that runs an experiment file."""
+    return f"{PYTHON} -m core run {shlex.quote(path)}"
+
+
+def file_name(text: str) -> str:
+    """A file name made of free text: [a-z0-9-] only, so that no text becomes a path or an option."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "experiment"
