@@ -94,11 +94,7 @@ def prune(
     NumericalError on nan or inf.
     """
     method = get(pruning.method)
-    if method.kind == "depth" or pruning.reconstruct or pruning.allocation != "uniform":
-        raise NotAvailableError(
-            "depth methods, reconstruction and shared ratios are not built yet.",
-            "Choose uniform width or mask pruning.",
-        )
+    _refuse_what_is_not_built(method, pruning)
     model.to(device)
     planned = plan(architecture, pruning)
     job = _Job(
@@ -122,6 +118,18 @@ def prune(
         else:
             kept = _width(job)
     return _outcome(job, kept, before)
+
+
+def _refuse_what_is_not_built(method: Method, pruning: Pruning) -> None:
+    asked = {
+        "depth methods": method.kind == "depth",
+        "pruning.target: model": pruning.target != "selected",
+        f"pruning.allocation: {pruning.allocation}": pruning.allocation != "uniform",
+        "pruning.reconstruct": pruning.reconstruct,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise NotAvailableError(f"{what} is asked for, but a later release brings it.", "Leave it out.")
 
 
 def _usable_windows(method: Method, pruning: Pruning, windows: Tensor | None, device: str) -> Tensor | None:

@@ -27,7 +27,7 @@ def test_a_stream_depends_on_seed_layer_and_name_and_on_nothing_else() -> None:
 
 
 def test_scores_that_are_not_finite_name_the_method_and_the_place() -> None:
-    with pytest.raises(NumericalError, match="wanda .* layer 3, q"):
+    with pytest.raises(NumericalError, match=r"wanda .* layer 3, q"):
         checked(torch.tensor([1.0, float("nan")]), (2,), "wanda", "layer 3, q")
 
 

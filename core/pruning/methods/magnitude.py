@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def magnitude(weight: "torch.Tensor") -> "torch.Tensor":
     """S_ij = |W_ij|
 
-    W: weight (out, in) of one linear layer; S: score (out, in), higher stays.
-    The smallest scores of each matrix go. Han et al. 2015, section 3, https://arxiv.org/abs/1506.02626
+    W: weight (out, in) of one linear layer.
+    S: score (out, in), higher stays; the smallest of each matrix go.
+    Han et al. 2015, section 3, https://arxiv.org/abs/1506.02626
     """
     return weight.abs()

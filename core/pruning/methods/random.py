@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def random(structure: "Structure", generator: "torch.Generator") -> "torch.Tensor":
     """S_u ~ Uniform(0, 1)
 
-    u: unit (KV group, query head or MLP channel); S: score (units,), higher stays.
-    Drawn from a stream of its own for each layer and part, so that the same seed always cuts the same units.
+    u: unit (KV group, query head or MLP channel).
+    S: score (units,), higher stays; drawn from a stream of its own for each layer and part: the same seed always
+       cuts the same units.
     A baseline of Ma et al. 2023, section 4, https://arxiv.org/abs/2305.11627
     """
     import torch

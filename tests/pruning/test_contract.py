@@ -1,0 +1,347 @@
+"""What every registered method must keep to. A new method is tested by being registered; nothing here names one."""
+
+import copy
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from core.errors import Cancelled, InputError
+from core.experiment import Pruning
+from core.models.families import family
+from core.models.sizes import PART_MATRICES, Architecture, Plan, plan
+from core.pruning.prune import PruneOutcome, prune
+from core.pruning.registry import Method, methods
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "methods"
+LLAMA = family("llama")
+SIZES: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "hidden_size": 24,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "intermediate_size": 24,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with one choice of its options and of the settings that apply to its kind."""
+
+    method: Method
+    options: dict[str, Any]
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "-".join([self.method.name, *(str(v) for v in (*self.options.values(), *self.settings.values()))])
+
+    def pruning(self, **changes: Any) -> Pruning:
+        fields = {"layers": (1, 2), "options": self.options, **self.settings, **changes}
+        if fields.get("pattern", "unstructured") == "unstructured":
+            fields.setdefault("ratio", 0.4)
+        return Pruning(method=self.method.name, **fields)
+
+
+def option_choices(method: Method) -> list[dict[str, Any]]:
+    """The defaults, and each value of each option that is a choice between names."""
+    choices: list[dict[str, Any]] = [{}]
+    for name, info in method.options.model_fields.items():
+        choices += [
+            {name: value} for value in get_args(info.annotation) if isinstance(value, str) and value != info.default
+        ]
+    return choices
+
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "mask": [{}, {"pattern": "2:4"}, {"pattern": "4:8"}, {"parts": ["mlp"]}],
+    "width": [
+        {"round_to": 1, "ratio": 0.5},
+        {"round_to": 8, "ratio": 0.5, "heads": "query_heads"},
+        {"round_to": 1, "ratio": 0.5, "parts": ["attention"]},
+    ],
+    "depth": [],
+}
+CASES = [
+    Case(method, options, settings)
+    for method in methods().values()
+    for options in option_choices(method)
+    for settings in SETTINGS[method.kind]
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_width_case = pytest.mark.parametrize("case", [c for c in CASES if c.method.kind == "width"], ids=str)
+every_mask_case = pytest.mark.parametrize("case", [c for c in CASES if c.method.kind == "mask"], ids=str)
+every_method = pytest.mark.parametrize("method", methods().values(), ids=lambda method: method.name)
+
+
+@pytest.fixture
+def model(tiny_llama: Any) -> Any:
+    return tiny_llama(**SIZES)
+
+
+@pytest.fixture
+def windows() -> torch.Tensor:
+    return torch.randint(0, 96, (4, 12), generator=torch.Generator().manual_seed(0))
+
+
+def architecture(model: Any) -> Architecture:
+    return Architecture.from_config(model.config.to_dict())
+
+
+def cut(
+    model: Any, pruning: Pruning, windows: torch.Tensor | None, seed: int = 0, **more: Any
+) -> tuple[Any, PruneOutcome]:
+    """A pruned copy and what was done to it."""
+    pruned = copy.deepcopy(model)
+    done = prune(pruned, pruning, architecture=architecture(model), windows=windows, seed=seed, device="cpu", **more)
+    return pruned, done
+
+
+def planned(model: Any, pruning: Pruning) -> Plan:
+    return plan(architecture(model), pruning)
+
+
+def linears(model: Any, layer: int) -> dict[str, torch.nn.Linear]:
+    return LLAMA.linears(LLAMA.layers(model)[layer])
+
+
+def same_weights(a: Any, b: Any) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+# ---------------------------------------------------------------------------------------------------- exact counts
+
+
+@every_width_case
+def test_the_kept_units_of_every_layer_are_as_many_as_planned(case: Case, model: Any, windows: torch.Tensor) -> None:
+    pruned, done = cut(model, case.pruning(), windows)
+    expected = planned(model, case.pruning())
+    assert expected.params_after < expected.params_before
+    for each in expected.cuts:
+        assert LLAMA.sizes(LLAMA.layers(pruned)[each.layer], 4) == each.after
+        report = done.layers[each.layer]
+        assert (report["heads_after"], report["kv_after"], report["mlp_after"]) == (
+            each.after.heads,
+            each.after.kv_heads,
+            each.after.mlp,
+        )
+    assert sum(p.numel() for p in pruned.parameters()) == expected.params_after == done.params_after
+
+
+@every_mask_case
+def test_zeros_are_exactly_as_many_as_planned_in_every_layer(case: Case, model: Any, windows: torch.Tensor) -> None:
+    pruned, done = cut(model, case.pruning(), windows)
+    expected = planned(model, case.pruning())
+    for each in expected.cuts:
+        zeros = sum(int((linear.weight == 0).sum()) for linear in linears(pruned, each.layer).values())
+        assert zeros == each.zeros
+    assert done.nonzero_after == expected.nonzero_after
+    assert done.params_after == expected.params_before
+
+
+@every_mask_case
+def test_zeros_stand_where_the_pattern_allows(case: Case, model: Any, windows: torch.Tensor) -> None:
+    pruning = case.pruning()
+    pruned, _ = cut(model, pruning, windows)
+    for role in (role for part in pruning.parts for role in PART_MATRICES[part]):
+        weight = linears(pruned, 1)[role].weight
+        if pruning.pattern != "unstructured":
+            n, m = (int(part) for part in pruning.pattern.split(":"))
+            assert ((weight.view(-1, m) == 0).sum(dim=1) == m - n).all()
+        elif case.method.compare == "row":
+            assert len((weight == 0).sum(dim=1).unique()) == 1
+
+
+@every_mask_case
+def test_counts_are_exact_even_if_all_weights_are_equal(case: Case, model: Any, windows: torch.Tensor) -> None:
+    for layer in (1, 2):
+        for linear in linears(model, layer).values():
+            torch.nn.init.constant_(linear.weight, 0.25)
+    pruned, _ = cut(model, case.pruning(), windows)
+    for each in planned(model, case.pruning()).cuts:
+        assert sum(int((linear.weight == 0).sum()) for linear in linears(pruned, each.layer).values()) == each.zeros
+
+
+# --------------------------------------------------------------------------------------------------- same function
+
+
+@every_width_case
+def test_the_cut_model_has_the_logits_of_the_same_mask_before_compaction(
+    case: Case, model: Any, windows: torch.Tensor
+) -> None:
+    pruned, done = cut(model, case.pruning(), windows)
+    masked = copy.deepcopy(model)
+    for report in done.layers:
+        of_layer = linears(masked, report["layer"])
+        for name, role, block in (("query_heads", "o", 4), ("channels", "down", 1)):
+            if name in report:
+                keep = torch.zeros(of_layer[role].in_features // block, dtype=torch.bool)
+                keep[report[name]] = True
+                of_layer[role].weight.data *= keep.repeat_interleave(block)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(windows).logits, masked(windows).logits, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(pruned(windows).logits, model(windows).logits)
+
+
+@every_width_case
+def test_every_kv_group_keeps_as_many_query_heads_as_the_others(case: Case, model: Any, windows: torch.Tensor) -> None:
+    _, done = cut(model, case.pruning(), windows)
+    for report in done.layers[1:3]:
+        if "query_heads" in report:
+            groups = [head // 3 for head in report["query_heads"]]
+            assert sorted(set(groups)) == report.get("kv_heads", [0, 1])
+            assert len({groups.count(g) for g in groups}) == 1
+
+
+@every_case
+def test_layers_that_were_not_selected_embeddings_norms_and_head_stay_bit_identical(
+    case: Case, model: Any, windows: torch.Tensor
+) -> None:
+    pruned, _ = cut(model, case.pruning(), windows)
+    after = pruned.state_dict()
+    for name, before in model.state_dict().items():
+        if not re.search(r"layers\.[12]\..*_proj", name):
+            assert torch.equal(after[name], before), name
+
+
+@every_case
+def test_parts_that_were_not_selected_stay_bit_identical(case: Case, model: Any, windows: torch.Tensor) -> None:
+    pruned, _ = cut(model, case.pruning(parts=["mlp"]), windows)
+    for layer in range(4):
+        for role in PART_MATRICES["attention"]:
+            assert torch.equal(linears(pruned, layer)[role].weight, linears(model, layer)[role].weight)
+
+
+@every_case
+def test_a_plan_that_removes_nothing_leaves_every_bit_as_it_was(case: Case, model: Any, windows: torch.Tensor) -> None:
+    if "pattern" in case.settings:
+        pytest.skip("n:m always removes half")
+    pruned, done = cut(model, case.pruning(ratio=1e-6), windows)
+    assert same_weights(pruned, model)
+    assert done.achieved_ratio == done.achieved_model_ratio == 0
+    assert done.params_after == done.params_before
+
+
+# ------------------------------------------------------------------------------------------------------ repeatable
+
+
+@every_case
+def test_the_same_seed_gives_the_same_cut_bit_for_bit(case: Case, model: Any, windows: torch.Tensor) -> None:
+    first, done = cut(model, case.pruning(), windows, seed=5)
+    torch.manual_seed(99)  # whatever else draws random numbers must not matter
+    torch.rand(7)
+    second, again = cut(model, case.pruning(), windows, seed=5)
+    assert same_weights(first, second)
+    assert done == again
+
+
+@every_case
+def test_only_seeded_methods_look_at_the_seed(case: Case, model: Any, windows: torch.Tensor) -> None:
+    seeds = range(6) if case.method.seeded else range(2)  # with two KV groups, two seeds often agree
+    cuts = [cut(model, case.pruning(), windows, seed=seed)[0] for seed in seeds]
+    assert all(same_weights(cuts[0], other) for other in cuts[1:]) != case.method.seeded
+
+
+@every_case
+def test_the_global_random_state_is_left_alone(case: Case, model: Any, windows: torch.Tensor) -> None:
+    before = torch.get_rng_state()
+    cut(model, case.pruning(), windows)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_case
+def test_bfloat16_models_stay_bfloat16_and_get_exact_counts(case: Case, model: Any, windows: torch.Tensor) -> None:
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    pruned, done = cut(half, case.pruning(), windows)
+    assert {p.dtype for p in pruned.parameters()} == {torch.bfloat16}
+    assert done.params_after == planned(model, case.pruning()).params_after
+    with torch.no_grad():
+        assert torch.isfinite(pruned(windows).logits).all()
+
+
+# -------------------------------------------------------------------------------------------------- how it behaves
+
+
+@every_case
+def test_progress_rises_to_the_end_and_a_cancellation_comes_through(
+    case: Case, model: Any, windows: torch.Tensor
+) -> None:
+    told: dict[str, list[tuple[float, float]]] = {"layers": [], "windows": []}
+
+    def listen(done: float, total: float, unit: str) -> None:
+        told[unit].append((done, total))
+
+    cut(model, case.pruning(), windows, progress=listen, calibrate_progress=listen)
+    assert told["layers"][-1] == (2, 2)
+    assert bool(told["windows"]) == case.method.calibrated(case.options)
+    for unit in told.values():
+        assert unit == sorted(unit)
+        assert all(0 <= done <= total for done, total in unit)
+
+    def cancel(done: float, total: float, unit: str) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        cut(model, case.pruning(), windows, progress=cancel)
+
+
+@every_case
+def test_calibrated_methods_ask_for_windows_and_the_others_never_read_them(
+    case: Case, model: Any, windows: torch.Tensor
+) -> None:
+    if case.method.calibrated(case.options):
+        with pytest.raises(InputError, match="calibration windows"):
+            cut(model, case.pruning(), None)
+    else:
+        assert same_weights(cut(model, case.pruning(), None)[0], cut(model, case.pruning(), windows)[0])
+
+
+@every_case
+def test_weights_that_are_not_finite_are_an_error_and_no_silent_cut(
+    case: Case, model: Any, windows: torch.Tensor
+) -> None:
+    if case.method.seeded:
+        pytest.skip("drawn without looking at the weights")
+    for role in ("q", "up"):
+        linears(model, 1)[role].weight.data[0, 0] = float("nan")
+    with pytest.raises(Exception, match="nan or inf"):
+        cut(model, case.pruning(), windows)
+
+
+@every_method
+def test_unknown_options_are_refused_with_the_name_of_the_option(method: Method) -> None:
+    with pytest.raises(ValueError, match="no_such_option"):
+        Pruning(method=method.name, options={"no_such_option": 1})
+
+
+@every_method
+def test_every_option_is_described(method: Method) -> None:
+    for name, info in method.options.model_fields.items():
+        assert info.description, name
+
+
+@every_method
+def test_the_docs_page_exists_and_names_title_paper_and_every_option(method: Method) -> None:
+    page = (DOCS / f"{method.name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {method.title}\n")
+    assert method.url in page
+    for name in method.options.model_fields:
+        assert f"`{name}`" in page
+
+
+def test_no_docs_page_is_left_over_from_a_method_that_is_gone() -> None:
+    assert {page.stem for page in DOCS.glob("*.md")} - {"README"} == set(methods())
+
+
+@every_method
+def test_the_docstring_gives_the_formula_first_then_the_symbols_and_the_paper(method: Method) -> None:
+    formula, *rest = inspect.cleandoc(method.function.__doc__ or "").splitlines()
+    assert "=" in formula or "~" in formula
+    assert any(re.match(r"S: .*higher stays", line) for line in rest)
+    assert method.url in method.function.__doc__
+    assert inspect.getmodule(method.function).__name__ == f"core.pruning.methods.{method.name}"
