@@ -41,7 +41,7 @@ _RUN_ID = re.compile(r"(\d{8}-\d{6})-[0-9a-f]{8}-[a-z0-9]{4}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LOG_BYTES_A_LINE = 400
 _LAST_EVENT_BYTES = 8192
-_NUMBERS = re.compile(r"\[\n\s*((?:-?\d[\d.eE+-]*,?\s*)+)\]")  # strings hold no bare line end
+_NUMBERS = re.compile(r"\[\n *(-?\d[\d.eE+-]*(?:,\n *-?\d[\d.eE+-]*)*)\n *\]")  # strings hold no bare line end
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOCK_WAIT_S = 2.0  # readers hold the lock for microseconds while they look whether it is free
 
