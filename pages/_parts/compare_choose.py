@@ -32,15 +32,15 @@ def empty(service: Service) -> None:
     if waiting.running is not None or waiting.queue_length:
         st.html('<p class="esp-fact">No run is complete yet. Numbers stand here as soon as one is.</p>')
         if st.button("See what runs", key="compare_to_runs", type="primary", icon=":material/view_list:"):
-            st.switch_page("pages/runs.py")
+            st.switch_page("runs.py")
         return
     st.html('<p class="esp-fact">Nothing to compare yet. The quick look prunes the built-in model and judges it.</p>')
     with st.container(horizontal=True):
         if st.button("Queue the quick look", key="compare_quick", type="primary"):
             service.submit(service.quick_look())
-            st.switch_page("pages/runs.py")
+            st.switch_page("runs.py")
         if st.button("Set up a run", key="compare_to_launch"):
-            st.switch_page("pages/launch.py")
+            st.switch_page("launch.py")
 
 
 def chosen_ids(runs: pd.DataFrame) -> list[str]:
@@ -131,7 +131,7 @@ def without_baseline(service: Service, runs: pd.DataFrame, baselines: dict[str, 
                 dense = experiment.with_changes({"pruning": None, "name": f"dense {experiment.model.name}"})
                 experiments += [] if dense in experiments else [dense]
         service.submit(experiments)
-        st.switch_page("pages/runs.py")
+        st.switch_page("runs.py")
 
 
 def _names(names: list[str]) -> str:

@@ -34,7 +34,7 @@ def first(service: Service) -> None:
                 except EspalierError as error:
                     st.html(note(str(error), level="error"))
                 else:
-                    st.switch_page("pages/runs.py")
+                    st.switch_page("runs.py")
             st.html(
                 '<p class="esp-fact">Four short runs, under five minutes on two CPU cores. No network, no account.</p>'
             )

@@ -57,6 +57,7 @@ def _model(service: Service, says: Says) -> tuple[Any | None, list[Problem]]:
         accept_new_options=True,
         help=describe("model.name") + " Type a name that is not in the list.",
         key="launch_model",
+        persist_state="session",
         label_visibility="collapsed",
         placeholder="Hub id (organisation/name) or the path of a folder",
     )
@@ -72,7 +73,12 @@ def _model(service: Service, says: Says) -> tuple[Any | None, list[Problem]]:
         st.html(f'<p class="esp-fact">{_facts(architecture)}{f" · {html(entry.license)}" if entry else ""}</p>')
     says.place("model.name", "model")
     if name and name not in entries:
-        st.checkbox("Allow this model's own code", key="launch_trust", help=describe("model.trust_remote_code"))
+        st.checkbox(
+            "Allow this model's own code",
+            key="launch_trust",
+            persist_state="session",
+            help=describe("model.trust_remote_code"),
+        )
         says.place("model.trust_remote_code")
     return architecture, problems
 
@@ -97,6 +103,7 @@ def _prune(service: Service, methods: Mapping[str, Any], architecture: Any | Non
             "Where zeros may stand",
             ["unstructured", "2:4", "4:8"],
             key="launch_pattern",
+            persist_state="session",
             required=True,
             help=describe("pruning.pattern"),
         )
@@ -106,7 +113,14 @@ def _prune(service: Service, methods: Mapping[str, Any], architecture: Any | Non
     last = architecture.n_layers - 1 if architecture else 0
     if last > 0:
         launch_state.model_known(last)
-        st.slider("Layers, both ends included", 0, last, key="launch_layers", help=describe("pruning.layers"))
+        st.slider(
+            "Layers, both ends included",
+            0,
+            last,
+            key="launch_layers",
+            persist_state="session",
+            help=describe("pruning.layers"),
+        )
     says.place("pruning.layers")
     launch_more.cut(service, chosen, kinds, says)
 
@@ -124,6 +138,7 @@ def _methods(methods: Mapping[str, Any]) -> list[Any]:
             list(methods),
             format_func=lambda name: short_title(methods[name]),
             key="launch_methods",
+            persist_state="session",
             help=describe("pruning.method"),
         )
     else:
@@ -133,6 +148,7 @@ def _methods(methods: Mapping[str, Any]) -> list[Any]:
                 [*methods, DENSE],
                 format_func=title,
                 key="launch_method",
+                persist_state="session",
                 on_change=method_changed,
                 args=(kinds,),
                 help=describe("pruning.method"),
@@ -159,6 +175,7 @@ def _ratio(kinds: set[str]) -> None:
             format="%d %%",
             disabled=True,
             key="launch_ratio_fixed",
+            persist_state="session",
             help=f"Pattern {st.session_state['launch_pattern']} always removes half.",
         )
     elif st.session_state["launch_several_ratios"]:
@@ -167,15 +184,22 @@ def _ratio(kinds: set[str]) -> None:
             list(range(5, 95, 5)),
             format_func=lambda ratio: f"{ratio} %",
             key="launch_ratios",
+            persist_state="session",
             help=describe("pruning.ratio"),
         )
     else:
         st.slider(
-            "Removed from the layers below", 1, 95, format="%d %%", key="launch_ratio", help=describe("pruning.ratio")
+            "Removed from the layers below",
+            1,
+            95,
+            format="%d %%",
+            key="launch_ratio",
+            persist_state="session",
+            help=describe("pruning.ratio"),
         )
     with st.container(horizontal=True, gap="medium"):
-        st.checkbox("Several ratios", key="launch_several_ratios", disabled=fixed)
-        st.checkbox("Several methods", key="launch_several_methods")
+        st.checkbox("Several ratios", key="launch_several_ratios", persist_state="session", disabled=fixed)
+        st.checkbox("Several methods", key="launch_several_methods", persist_state="session")
 
 
 def _recover(says: Says) -> None:
@@ -186,6 +210,7 @@ def _recover(says: Says) -> None:
         default="None",
         disabled=True,
         key="launch_recovery",
+        persist_state="session",
         label_visibility="collapsed",
     )
     st.html('<p class="esp-fact">The cut model is judged as it is. LoRA and distillation come in a later version.</p>')
@@ -200,20 +225,25 @@ def _evaluate(service: Service, says: Says) -> None:
         [*corpora, FILE],
         format_func=lambda name: "a text file" if name == FILE else name,
         key="launch_perplexity",
+        persist_state="session",
         help=describe("evaluation.perplexity"),
     )
     if FILE in st.session_state["launch_perplexity"]:
-        st.text_input("Path of the text", key="launch_perplexity_path", help=describe("evaluation.perplexity.path"))
+        st.text_input(
+            "Path of the text",
+            key="launch_perplexity_path",
+            persist_state="session",
+            help=describe("evaluation.perplexity.path"),
+        )
     says.place("evaluation.perplexity")
-    known = {task.name: task for task in service.tasks()}
-    offline = [name for name, task in known.items() if task.offline]
-    chosen = st.session_state["launch_tasks"]
+    offline = [task.name for task in service.tasks() if task.offline]  # the others are thousands: typed, not listed
     st.multiselect(
         "Tasks",
-        list(dict.fromkeys([*offline, *known, *chosen])),
+        list(dict.fromkeys([*offline, *st.session_state["launch_tasks"]])),
         accept_new_options=True,
         key="launch_tasks",
-        help=describe("evaluation.tasks"),
+        persist_state="session",
+        help=describe("evaluation.tasks") + " Type the name of any other; its data comes from a hub.",
         wrap=True,
         placeholder="No tasks: perplexity alone",
     )
@@ -224,6 +254,7 @@ def _evaluate(service: Service, says: Says) -> None:
             LIMITS,
             format_func=lambda n: "all" if n is None else f"{n:,}",
             key="launch_limit",
+            persist_state="session",
             help=describe("evaluation.limit"),
         )
         st.html(f'<p class="esp-fact">{_certainty(limit)}</p>')

@@ -34,12 +34,16 @@ def _option(field: Any, label: str, value: Any, key: str) -> Any:
         st.session_state[key] = value
     text = field.description
     if get_origin(field.annotation) is Literal:
-        return st.segmented_control(label, get_args(field.annotation), key=key, required=True, help=text)
+        return st.segmented_control(
+            label, get_args(field.annotation), key=key, persist_state="session", required=True, help=text
+        )
     if field.annotation is bool:
-        return st.checkbox(label, key=key, help=text)
+        return st.checkbox(label, key=key, persist_state="session", help=text)
     if field.annotation in (int, float):
-        return st.number_input(label, key=key, help=text, step=1 if field.annotation is int else None)
-    return st.text_input(label, key=key, help=text)
+        return st.number_input(
+            label, key=key, persist_state="session", help=text, step=1 if field.annotation is int else None
+        )
+    return st.text_input(label, key=key, persist_state="session", help=text)
 
 
 def cut(service: Service, chosen: list[Any], kinds: set[str], says: Says) -> None:
@@ -52,6 +56,7 @@ def cut(service: Service, chosen: list[Any], kinds: set[str], says: Says) -> Non
                 selection_mode="multi",
                 format_func=PARTS.__getitem__,
                 key="launch_parts",
+                persist_state="session",
                 help=describe("pruning.parts"),
             )
             says.place("pruning.parts")
@@ -73,6 +78,7 @@ def _width(says: Says) -> None:
         list(HEADS),
         format_func=HEADS.__getitem__,
         key="launch_heads",
+        persist_state="session",
         required=True,
         help=describe("pruning.heads"),
     )
@@ -81,10 +87,16 @@ def _width(says: Says) -> None:
         "Kept MLP widths are multiples of",
         [1, 8, 16, 32, 64, 128, 256],
         key="launch_round_to",
+        persist_state="session",
         help=describe("pruning.round_to"),
     )
     says.place("pruning.round_to")
-    st.checkbox("Every layer ends with the same sizes", key="launch_same_sizes", help=describe("pruning.same_sizes"))
+    st.checkbox(
+        "Every layer ends with the same sizes",
+        key="launch_same_sizes",
+        persist_state="session",
+        help=describe("pruning.same_sizes"),
+    )
     says.place("pruning.same_sizes")
 
 
@@ -96,6 +108,7 @@ def _later() -> None:
         horizontal=True,
         disabled=True,
         key="launch_target",
+        persist_state="session",
         help=f"{describe('pruning.target')} {LATER}",
     )
     st.radio(
@@ -104,12 +117,14 @@ def _later() -> None:
         horizontal=True,
         disabled=True,
         key="launch_allocation",
+        persist_state="session",
         help=f"{describe('pruning.allocation')} {LATER}",
     )
     st.checkbox(
         "Refit what reads the removed units",
         disabled=True,
         key="launch_reconstruct",
+        persist_state="session",
         help=f"{describe('pruning.reconstruct')} {LATER}",
     )
     st.html('<p class="esp-fact">What is greyed out comes in a later version.</p>')
@@ -125,16 +140,28 @@ def _calibration(service: Service, says: Says) -> None:
             [*corpora, FILE],
             format_func=lambda name: "a text file" if name == FILE else name,
             key="launch_calibration_corpus",
+            persist_state="session",
             help=describe("pruning.calibration.corpus"),
         )
     with right:
         if corpus == FILE:
-            st.text_input("Path", key="launch_calibration_path", help=describe("pruning.calibration.path"))
+            st.text_input(
+                "Path",
+                key="launch_calibration_path",
+                persist_state="session",
+                help=describe("pruning.calibration.path"),
+            )
         else:
             splits = corpora[corpus].splits
             if st.session_state["launch_calibration_split"] not in splits:
                 st.session_state["launch_calibration_split"] = splits[0]
-            st.selectbox("Split", splits, key="launch_calibration_split", help=describe("pruning.calibration.split"))
+            st.selectbox(
+                "Split",
+                splits,
+                key="launch_calibration_split",
+                persist_state="session",
+                help=describe("pruning.calibration.split"),
+            )
     says.place("pruning.calibration", "pruning.calibration.path", "pruning.calibration.corpus")
     for column, (key, label, low, high) in zip(
         st.columns(3),
@@ -148,6 +175,7 @@ def _calibration(service: Service, says: Says) -> None:
             value=None if key == "seed" else "min",
             placeholder="the run's",
             key=f"launch_calibration_{key}",
+            persist_state="session",
             help=describe(f"pruning.calibration.{key}"),
         )
     says.place("pruning.calibration.length", "pruning.calibration.samples", "pruning.calibration.seed")
@@ -162,6 +190,7 @@ def evaluation(says: Says) -> None:
             8,
             131_072,
             key="launch_perplexity_window",
+            persist_state="session",
             help=describe("evaluation.perplexity.window"),
         )
         right.number_input(
@@ -171,37 +200,69 @@ def evaluation(says: Says) -> None:
             value=None,
             placeholder="all",
             key="launch_perplexity_max_tokens",
+            persist_state="session",
             help=describe("evaluation.perplexity.max_tokens"),
         )
         says.place("evaluation.perplexity.window", "evaluation.perplexity.max_tokens")
         st.checkbox(
-            "Begin each window with BOS", key="launch_perplexity_bos", help=describe("evaluation.perplexity.bos")
+            "Begin each window with BOS",
+            key="launch_perplexity_bos",
+            persist_state="session",
+            help=describe("evaluation.perplexity.bos"),
         )
         st.number_input(
-            "Solved examples before each question", 0, 64, key="launch_shots", help=describe("evaluation.shots")
+            "Solved examples before each question",
+            0,
+            64,
+            key="launch_shots",
+            persist_state="session",
+            help=describe("evaluation.shots"),
         )
-        st.checkbox("Chat template", key="launch_chat_template", help=describe("evaluation.chat_template"))
+        st.checkbox(
+            "Chat template",
+            key="launch_chat_template",
+            persist_state="session",
+            help=describe("evaluation.chat_template"),
+        )
         says.place("evaluation.chat_template")
-        st.checkbox("Fidelity to the dense model", key="launch_fidelity", help=describe("evaluation.fidelity"))
-        st.checkbox("Speed and memory", key="launch_speed", help=describe("evaluation.speed"))
+        st.checkbox(
+            "Fidelity to the dense model",
+            key="launch_fidelity",
+            persist_state="session",
+            help=describe("evaluation.fidelity"),
+        )
+        st.checkbox("Speed and memory", key="launch_speed", persist_state="session", help=describe("evaluation.speed"))
 
 
 def run(says: Says) -> None:
     """Name, seed, device, and what stays on disk."""
     with st.expander("Name, seed, device", key="launch_fold_run"):
         st.text_input(
-            "Name", key="launch_name", max_chars=160, placeholder="from method and ratio", help=describe("name")
+            "Name",
+            key="launch_name",
+            persist_state="session",
+            max_chars=160,
+            placeholder="from method and ratio",
+            help=describe("name"),
         )
         left, middle, right = st.columns(3)
-        left.number_input("Seed", 0, 2**53 - 1, key="launch_seed", help=describe("seed"))
+        left.number_input("Seed", 0, 2**53 - 1, key="launch_seed", persist_state="session", help=describe("seed"))
         middle.selectbox(
-            "Device", ["auto", "cpu", "cuda"], accept_new_options=True, key="launch_device", help=describe("device")
+            "Device",
+            ["auto", "cpu", "cuda"],
+            accept_new_options=True,
+            key="launch_device",
+            persist_state="session",
+            help=describe("device"),
         )
         right.selectbox(
             "Number format",
             ["auto", "float32", "bfloat16", "float16"],
             key="launch_dtype",
+            persist_state="session",
             help=describe("model.dtype"),
         )
         says.place("device", "model.dtype", "seed", "name")
-        st.checkbox("Keep the pruned weights", key="launch_save_model", help=describe("save_model"))
+        st.checkbox(
+            "Keep the pruned weights", key="launch_save_model", persist_state="session", help=describe("save_model")
+        )

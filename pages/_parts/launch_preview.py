@@ -33,12 +33,20 @@ def show(service: Service, form: Form, values: Any) -> None:
             _facts(made, seen)
         else:
             _nothing(form.architecture)
-        known = dict.fromkeys(text for preview in seen for text in preview.warnings if "documents a task" not in text)
-        for text in [str(problem) for problem in homeless] + list(known):  # the limit's cost stands beside the limit
+        for problem in homeless:
+            st.html(note(str(problem), level=problem.level))
+        for text in _warnings(seen):
             st.html(note(text))
-        _queue(service, made, seen, blocked=[p for p in problems if p.level == "error"])
+        _queue(service, made, seen, blocked=any(problem.level == "error" for problem in problems))
         if seen:
             _texts(made, seen)
+
+
+def _warnings(seen: Sequence[Preview]) -> list[str]:
+    """What is said nowhere else: not beside a field, and not under the limit, where its cost stands already."""
+    said = {str(problem) for preview in seen for problem in preview.cautions}
+    texts = dict.fromkeys(text for preview in seen for text in preview.warnings)
+    return [text for text in texts if text not in said and "documents a task" not in text]
 
 
 def _nothing(architecture: Any | None) -> None:
@@ -161,44 +169,46 @@ def _texts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
             for experiment, preview in zip(made, seen, strict=True):
                 if len(made) > 1:
                     st.html(f'<p class="esp-kicker">{html(experiment.name)}</p>')
-                st.code(preview.yaml, language="yaml")
+                st.code(preview.yaml, language=None, wrap_lines=True)
         with st.popover("Command", type="tertiary", key="launch_fold_command"):
             st.html('<p class="esp-fact">The same run from a terminal; the file holds the YAML.</p>')
-            st.code("\n".join(preview.command for preview in seen), language="bash", wrap_lines=True)
+            st.code("\n".join(preview.command for preview in seen), language=None, wrap_lines=True)
 
 
 # --- the button
 
 
-def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, blocked: list[Problem]) -> None:
+def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, blocked: bool) -> None:
     baseline = False
     if any(experiment.pruning is not None for experiment in made):
         baseline = st.checkbox(
             "With the dense model, to compare",
             key="launch_baseline",
+            persist_state="session",
             help="Adds a run of the same model and evaluation without a cut, unless there is one already.",
         )
     for experiment, preview in zip(made, seen, strict=True):
         if preview.identical:
             st.html(note(f"{experiment.name}: the same run is there already.", level="info"))
-            st.page_link("pages/runs.py", label="Open it", query_params={"run": preview.identical})
-    total = len(made) + (1 if baseline and not blocked and _baseline_is_new(service, made[0]) else 0)
+            st.page_link("runs.py", label="Open it", query_params={"run": preview.identical})
+    total = len(made) + (len(service.missing_baselines(list(made))) if baseline and not blocked else 0)
     st.button(
         f"Queue {total} run{'' if total == 1 else 's'}" if total else "Queue run",
         type="primary",
         width="stretch",
-        disabled=bool(blocked) or not made,
+        disabled=blocked or not made or service.read_only,
         key="launch_queue",
         on_click=_submit,
         args=(service, list(made), baseline),
-        help="Deal with the remarks beside the fields first." if blocked else None,
+        help=_why_not(service, blocked),
     )
     _said()
 
 
-def _baseline_is_new(service: Service, experiment: Experiment) -> bool:
-    dense = experiment.with_changes({"pruning": None, "evaluation.fidelity": False})
-    return service.preview(dense).identical is None
+def _why_not(service: Service, blocked: bool) -> str | None:
+    if service.read_only:
+        return "Another Espalier works on this folder; queue runs there."
+    return "Deal with the remarks beside the fields first." if blocked else None
 
 
 def _submit(service: Service, made: list[Experiment], baseline: bool) -> None:
@@ -218,4 +228,4 @@ def _said() -> None:
         return
     st.html(note(text, level=level))
     if run_id:
-        st.page_link("pages/runs.py", label=plain("Watch on Runs"), icon=":material/arrow_forward:")
+        st.page_link("runs.py", label=plain("Watch on Runs"), icon=":material/arrow_forward:")

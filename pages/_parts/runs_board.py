@@ -43,7 +43,7 @@ def _empty(service: Service) -> None:
     with st.container(horizontal=True):
         st.button("Queue the quick look", key="runs_quick", type="primary", on_click=_quick, args=(service,))
         if st.button("Set up a run", key="runs_to_launch"):
-            st.switch_page("pages/launch.py")
+            st.switch_page("launch.py")
 
 
 def _quick(service: Service) -> None:
@@ -149,7 +149,7 @@ def _finished(service: Service, runs: pd.DataFrame) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="runs_finished_head"):
         st.html(f'<h2 class="esp-section">Finished<span>{len(done)}</span></h2>')
         if (done["state"] == "COMPLETE").any() and st.button("Compare runs", key="runs_to_compare", type="tertiary"):
-            st.switch_page("pages/compare.py")
+            st.switch_page("compare.py")
     shown = done.head(st.session_state.get("runs_finished_shown", FINISHED_SHOWN))
     ids = shown["id"].astype(str).tolist()
     st.dataframe(

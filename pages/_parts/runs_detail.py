@@ -101,10 +101,10 @@ def _buttons(service: Service, detail: RunDetail) -> None:
     if state == "COMPLETE":
         if st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
             chosen = [run for run in (detail.baseline, run_id) if run]
-            st.switch_page("pages/compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
+            st.switch_page("compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
         talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
         if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
-            st.switch_page("pages/chat.py", query_params={"model": talker})
+            st.switch_page("chat.py", query_params={"model": talker})
     else:
         st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):

@@ -38,7 +38,7 @@ def _work(line: StatusLine) -> None:
     if run.eta_s is not None:
         said.append(f"{duration(run.eta_s)} left")
     st.page_link(
-        "pages/runs.py",
+        "runs.py",
         label=plain(" · ".join(said)),
         icon=":material/play_arrow:",
         query_params={"run": run.id},
