@@ -45,9 +45,12 @@ def _not_built_yet(experiment: Experiment) -> Iterator[Problem]:
 
 
 def _texts(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:
+    from core.pruning.registry import get
+
     pruning = experiment.pruning
     limit = architecture.max_positions
-    if pruning is not None and pruning.calibration.length > limit:
+    calibrated = pruning is not None and get(pruning.method).calibrated(pruning.options)
+    if pruning is not None and calibrated and pruning.calibration.length > limit:
         yield Problem(
             "pruning.calibration.length",
             f"Calibration windows of {pruning.calibration.length} tokens exceed the model's {limit} positions.",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core import estimate
@@ -120,14 +121,15 @@ def opens_in(cut: Plan | None, architecture: Architecture) -> list[str]:
         return []
 
 
-def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int) -> list[str]:
-    """What works, but should be known, and belongs to no single field."""
+def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Sequence[Problem] = ()) -> list[str]:
+    """What works, but should be known, beyond the problems that were `said` of fields."""
     experiment, evaluation = setting.experiment, setting.experiment.evaluation
     found: list[str] = []
     pruning = experiment.pruning
     if pruning is not None and get(pruning.method).calibrated(pruning.options):
-        said = [leakage(pruning.calibration, text) for text in evaluation.perplexity]
-        found += list(dict.fromkeys(sentence for sentence in said if sentence))
+        fields = {problem.field for problem in said}
+        texts = [text for i, text in enumerate(evaluation.perplexity) if f"evaluation.perplexity.{i}" not in fields]
+        found += list(dict.fromkeys(filter(None, (leakage(pruning.calibration, text) for text in texts))))
     if evaluation.tasks and evaluation.limit is not None:
         points = 196 * (0.25 / evaluation.limit) ** 0.5
         found.append(f"{evaluation.limit} documents a task: scores are good to about ±{points:.0f} points.")

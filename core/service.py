@@ -124,7 +124,7 @@ class Service:
             identical=history.identical(self._store, setting.hash),
             warnings=[
                 *(f"{problem.message} {problem.advice}".strip() for problem in cautions),
-                *previews.warnings_of(setting, cut, memory),
+                *previews.warnings_of(setting, cut, memory, found),
             ],
             cautions=cautions,
             stage_seconds=stages,
