@@ -16,12 +16,15 @@ def prune_smallest(scores: Tensor, count: int) -> Tensor:
 
     Equal scores go in position order. Returns booleans, True = kept.
     """
-    n = scores.shape[1]
+    rows, n = scores.shape
     if not 0 <= count <= n:
         raise ValueError(f"cannot prune {count} of {n}")
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = torch.kthvalue(scores, count, dim=1, keepdim=True).values  # (rows, 1)
+    if scores.is_cuda and rows == 1:  # one long row: selecting runs on a single block there, sorting on all
+        threshold = scores.sort(dim=1).values[:, count - 1 : count]
+    else:
+        threshold = torch.kthvalue(scores, count, dim=1, keepdim=True).values  # (rows, 1)
     keep = scores > threshold
     surplus = keep.logical_not().sum(dim=1) - count  # how many tied weights of each row must come back
     tied_rows = surplus.nonzero().flatten()

@@ -345,3 +345,29 @@ def test_the_docstring_gives_the_formula_first_then_the_symbols_and_the_paper(me
     assert any(re.match(r"S: .*higher stays", line) for line in rest)
     assert method.url in method.function.__doc__
     assert inspect.getmodule(method.function).__name__ == f"core.pruning.methods.{method.name}"
+
+
+# ------------------------------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@every_case
+def test_a_gpu_cuts_exactly_as_planned_and_the_same_twice(case: Case, tiny_llama: Any, dtype: torch.dtype) -> None:
+    model = tiny_llama(**SIZES | {"hidden_size": 384, "head_dim": 64, "intermediate_size": 512}).to(dtype)
+    windows = torch.randint(0, 96, (6, 64), generator=torch.Generator().manual_seed(0))
+    pruned = [copy.deepcopy(model) for _ in range(2)]
+    done = [
+        prune(each, case.pruning(), architecture=architecture(model), windows=windows, seed=0, device="cuda")
+        for each in pruned
+    ]
+    assert done[0] == done[1]
+    assert same_weights(*pruned)
+    expected = planned(model, case.pruning())
+    assert done[0].params_after == expected.params_after
+    assert {p.device.type for p in pruned[0].parameters()} == {"cuda"}
+    assert {p.dtype for p in pruned[0].parameters()} == {dtype}
+    for each in expected.cuts:
+        zeros = sum(int((linear.weight == 0).sum()) for linear in linears(pruned[0], each.layer).values())
+        natural = sum(int((linear.weight == 0).sum()) for linear in linears(model, each.layer).values())
+        assert each.zeros <= zeros <= each.zeros + natural
