@@ -127,7 +127,7 @@ def check_corpus(choice: "Calibration | PerplexityCorpus", field: str) -> list[P
     """What stands in the way of reading this text, before anything is loaded. Imports nothing heavy."""
     try:
         if choice.path is not None:
-            texts.file_bytes(choice.path)
+            texts.file_bytes(choice.path, first=4096)  # pages ask at every change of the form: never the whole file
             return []
         name = choice.corpus or ""
         split = resolve_split(name, choice.split)

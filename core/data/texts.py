@@ -175,11 +175,12 @@ _FETCH = {
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def file_bytes(path: str) -> bytes:
-    """A text file given by the user, whole. DataError if there is none."""
+def file_bytes(path: str, first: int = -1) -> bytes:
+    """A text file given by the user: whole, or its first bytes. DataError if there is none, or nothing in it."""
     file = Path(path).expanduser()
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(first)
     except OSError as error:
         why = "is a folder" if file.is_dir() else (error.strerror or type(error).__name__)
         raise DataError(f"The text file {path} cannot be read: {why}.", "Check the path.") from error
