@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.device import resolve_dtype, torch_device
-from core.errors import ModelError
+from core.errors import EspalierError, ModelError
 from core.models.builtin import builtin_directory
 from core.models.catalogue import ModelSource, read_config, resolve
 from core.models.families import family
@@ -58,6 +58,7 @@ def load_directory(
     device: cpu or cuda:N; dtype: a torch name, or auto for the device's. ModelError where it cannot be read.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -80,8 +81,14 @@ def load_directory(
         )
         progress(1, 2, "steps")
         tokenizer = AutoTokenizer.from_pretrained(str(directory), **({} if own else code))
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"The model in {directory} cannot be loaded: {error}") from error
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, EspalierError | torch.OutOfMemoryError):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"The model in {directory} cannot be loaded: {reason.strip()}",
+            "It must be a whole causal language model in Hugging Face form: copy or download the folder again.",
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

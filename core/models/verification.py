@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit, float32
 SEQUENCES, LENGTH = 2, 64
-TEXT = "The 3 trees, pruned in 2024: «été»\n\tdef f(x): return x"
+TEXT = "Sphinx of black quartz, judge my vow: 3 trees, «été» 2024!\n\tdef f(x): return x"
 _SCRIPT = Path(__file__).with_name("verify_process.py")
 
 
@@ -49,7 +49,8 @@ def verify(
     """Reload `directory` in a fresh process and compare with the model in memory.
 
     VerificationError if it does not load, if a logit differs by more than TOLERANCE, or if the tokenizer cuts text
-    differently. Takes about the time of importing transformers plus loading the model; progress counts steps.
+    or frames a chat differently. Takes about as long as importing transformers and loading the model; progress counts
+    steps.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -68,10 +69,10 @@ def verify(
         said = _ask([str(directory), str(request), str(answer), str(int(trusted)), TEXT], Path(scratch), progress)
         found = load_file(answer)["logits"]
     progress(2, 3, "steps")
-    difference = _difference(expected, found)
-    if said["text_ids"] != list(tokenizer(TEXT)["input_ids"]):
+    difference = compare(expected, found)
+    if said["text_ids"] != list(tokenizer(TEXT)["input_ids"]) or said["chat_template"] != tokenizer.chat_template:
         raise VerificationError(
-            "The saved tokenizer cuts text into other tokens than the one in memory.",
+            "The saved tokenizer is not the one in memory: it cuts text, or frames a chat, in another way.",
             "The run's model folder cannot be used; please report this model.",
         )
     progress(3, 3, "steps")
@@ -80,7 +81,8 @@ def verify(
     )
 
 
-def _difference(expected: "torch.Tensor", found: "torch.Tensor") -> float:
+def compare(expected: "torch.Tensor", found: "torch.Tensor") -> float:
+    """Largest absolute difference of two logit tensors. VerificationError if it is above TOLERANCE, nan, or no pair."""
     if expected.shape != found.shape:
         raise VerificationError(
             f"The saved model gives logits of shape {tuple(found.shape)}, the one in memory {tuple(expected.shape)}."

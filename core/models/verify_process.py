@@ -1,7 +1,7 @@
 """The stranger who loads a saved model: a script in isolated mode, with torch, transformers and safetensors only.
 
 Arguments: model folder, token ids (safetensors, `ids`), file for the logits, 1 if the folder's code may run, a text.
-The last line of output is JSON: the model's class, the version of transformers, the text's token ids.
+The last line of output is JSON: the model's class, the version of transformers, the text's token ids, chat template.
 """
 
 import json
@@ -30,6 +30,7 @@ def main(directory: str, request: str, answer: str, trusted: str, text: str) -> 
         "class": type(model).__name__,
         "transformers": transformers.__version__,
         "text_ids": list(tokenizer(text)["input_ids"]),
+        "chat_template": tokenizer.chat_template,
     }
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
