@@ -86,14 +86,16 @@ def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
     """Wait until a question is answered with something true, and give the answer; fail after `seconds`."""
 
-    def wait(question: Callable[[], Any], seconds: float = 60.0, every: float = 0.02) -> Any:
+    def wait(question: Callable[[], Any], seconds: float = 200.0, every: float = 0.02) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             answer = question()
