@@ -284,3 +284,22 @@ def test_an_older_folder_of_that_name_is_replaced_whole(tiny_llama, tiny_tokeniz
     save(tiny_llama(), tiny_tokenizer(), target)
     assert not list(target.glob("*.py"))
     shutil.rmtree(target)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_model_on_a_gpu_is_verified_in_float32_on_the_cpu_and_stays_where_it_is(
+    tiny_llama, tiny_tokenizer, tmp_path, dtype
+):
+    folder = save(tiny_llama(), tiny_tokenizer(), tmp_path / "source", dtype="bfloat16").directory
+    model, tokenizer = load_directory(folder, device="cuda:0", dtype=dtype)
+    ids = torch.arange(20, device="cuda:0")[None]
+    cut(model, per_layer=True)
+    with torch.inference_mode():
+        expected = model(ids).logits
+    saved = save(model, tokenizer, tmp_path / "model", dtype="bfloat16")
+    assert verify(saved.directory, model, tokenizer).max_abs_difference <= 1e-6
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, expected)
+    assert {str(each.device) for each in [*model.parameters(), *model.buffers()]} == {"cuda:0"}
+    assert stored_dtype(saved.directory) == "bfloat16"
