@@ -27,17 +27,19 @@ def show(service: Service, form: Form, values: Any) -> None:
     for preview in seen:
         problems += [*preview.problems, *preview.cautions]
     homeless = form.says.fill(problems)
+    blocked = any(problem.level == "error" for problem in problems)
+    dense = _baselines(service, made) if not blocked else []
     with st.container(key="preview", gap="small"):
         if seen:
             _figure(made, seen, form.architecture)
-            _facts(made, seen)
+            _facts(made, seen, [service.preview(experiment) for experiment in dense])
         else:
             _nothing(form.architecture)
         for problem in homeless:
             st.html(note(str(problem), level=problem.level))
         for text in _warnings(seen):
             st.html(note(text))
-        _queue(service, made, seen, blocked=any(problem.level == "error" for problem in problems))
+        _queue(service, made, seen, total=len(made) + len(dense), blocked=blocked)
         if seen:
             _texts(made, seen)
 
@@ -133,7 +135,7 @@ def _spans(layers: list[int]) -> str:
 # --- the facts
 
 
-def _facts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
+def _facts(made: Sequence[Experiment], seen: Sequence[Preview], dense: Sequence[Preview]) -> None:
     if len(made) > 1:
         st.html(_table(made, seen))
     rows = []
@@ -143,9 +145,12 @@ def _facts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
     loads = list(dict.fromkeys(name for preview in seen for name in preview.loads_in))
     if loads:
         rows.append(("loads in", ", ".join(loads)))
-    memory, seconds = max(p.memory_bytes for p in seen), sum(p.seconds for p in seen)
+    memory, seconds = max(p.memory_bytes for p in seen), sum(p.seconds for p in [*seen, *dense])
     where = "this GPU" if seen[0].device.startswith("cuda") else "this CPU"
-    rows += [("needs", f"about {size(memory)} of memory"), ("takes", f"about {duration(seconds)} on {where}")]
+    rows += [
+        ("needs", f"about {size(memory)} of memory"),
+        ("takes", f"about {duration(seconds)} on {where}{', with the dense model' if dense else ''}"),
+    ]
     items = "".join(f"<dt>{name}</dt><dd>{html(value)}</dd>" for name, value in rows)
     st.html(f'<dl class="esp-facts" title="{html(seen[0].seconds_basis)}">{items}</dl>')
 
@@ -178,7 +183,7 @@ def _texts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
 # --- the button
 
 
-def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, blocked: bool) -> None:
+def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, total: int, blocked: bool) -> None:
     baseline = False
     if any(experiment.pruning is not None for experiment in made):
         baseline = st.checkbox(
@@ -191,7 +196,6 @@ def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview]
         if preview.identical:
             st.html(note(f"{experiment.name}: the same run is there already.", level="info"))
             st.page_link("runs.py", label="Open it", query_params={"run": preview.identical})
-    total = len(made) + (len(service.missing_baselines(list(made))) if baseline and not blocked else 0)
     st.button(
         f"Queue {total} run{'' if total == 1 else 's'}" if total else "Queue run",
         type="primary",
@@ -203,6 +207,11 @@ def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview]
         help=_why_not(service, blocked),
     )
     _said()
+
+
+def _baselines(service: Service, made: Sequence[Experiment]) -> list[Experiment]:
+    """Dense runs that go along: wanted, and not there or in the queue already."""
+    return service.missing_baselines(list(made)) if st.session_state["launch_baseline"] else []
 
 
 def _why_not(service: Service, blocked: bool) -> str | None:
