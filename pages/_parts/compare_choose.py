@@ -75,12 +75,12 @@ def choose(service: Service, runs: pd.DataFrame) -> list[str]:
         shown,
         key=key,
         hide_index=True,
-        height=min(35 * len(ids) + 38, 250),
+        height="content" if len(ids) <= 6 else 250,
         on_select=lambda: _remember(key, ids),
         selection_mode="multi-row",
         selection_default={"selection": {"rows": [ids.index(run_id) for run_id in chosen]}},
         column_config={
-            "name": c.TextColumn("Run", pinned=True, width="medium"),
+            "name": c.TextColumn("Run", width="medium"),
             "what": c.TextColumn("Method and layers", width="medium"),
             "removed": c.TextColumn(
                 "Of the model", alignment="right", help="Achieved share of the whole model removed, or zeroed"
@@ -107,6 +107,7 @@ def pin(service: Service, runs: pd.DataFrame, chosen: list[str]) -> dict[str, st
         "Dense baseline",
         [AUTOMATIC, *names],
         key="compare_baseline",
+        width=520,
         bind="query-params",
         format_func=lambda option: option if option == AUTOMATIC else f"{names[option]} · {option[:13]}",
         help="What differences are taken against. Automatic: the dense run of the same model, format and protocol.",

@@ -75,7 +75,8 @@ def _protocol(table: pd.DataFrame, quality: charts.Quality) -> str:
     rows = charts.at(table, quality)
     counts = sorted({f"{int(n):,}" for n in rows["n"].dropna()})
     details = charts.protocol_words(rows.iloc[0]["protocol"])
-    measured = f"n = {' or '.join(counts)}" if counts else ""
+    what = "windows" if quality.metric == "perplexity" else "documents" if quality.is_task else ""
+    measured = f"{' or '.join(counts)} {what}" if counts and what else ""
     return " · ".join(word for word in ("Bars are 95 % intervals", details, measured) if word) + "."
 
 
@@ -112,7 +113,7 @@ def _table(table: pd.DataFrame, qualities: Sequence[charts.Quality]) -> None:
         _styled(numbers, texts),
         key="compare_table",
         hide_index=True,
-        height=min(35 * len(numbers) + 38, 560),
+        height="content" if len(numbers) <= 15 else 560,
         column_config={"Run": st.column_config.TextColumn(pinned=True, width="medium")},
         placeholder="–",
         alt="Numbers of the chosen runs with differences to the dense model",

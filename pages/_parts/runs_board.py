@@ -157,9 +157,9 @@ def _finished(service: Service, runs: pd.DataFrame) -> None:
         key=f"runs_finished_{st.session_state.get('runs_opened', 0)}",
         hide_index=True,
         row_height=38,
-        height=min(38 * len(ids) + 40, 720),
+        height="content" if len(ids) <= 16 else 640,
         on_select=lambda: _open_selected(ids),
-        selection_mode=["single-row", "single-cell"],
+        selection_mode="single-cell",
         placeholder="",
         column_config=_columns(),
         alt="Finished runs, newest first. Selecting one opens it.",
@@ -178,7 +178,7 @@ def _open_selected(ids: list[str]) -> None:
     """Open the row that was clicked, by the list that was on the page then."""
     turn = st.session_state.get("runs_opened", 0)
     selection = st.session_state[f"runs_finished_{turn}"]["selection"]
-    rows = list(selection["rows"]) or [cell[0] for cell in selection["cells"]]
+    rows = [cell[0] for cell in selection["cells"]]
     if rows and rows[0] < len(ids):
         st.session_state["runs_opened"] = turn + 1  # a fresh table next time, with nothing selected
         open_run(ids[rows[0]])
@@ -217,7 +217,7 @@ def _columns() -> dict[str, Any]:
     c = st.column_config
     return {
         "tree": c.ImageColumn("", width=120, help="What the run cut"),
-        "name": c.TextColumn("Run", width="medium", pinned=True),
+        "name": c.TextColumn("Run", width="medium"),
         "state": c.TextColumn("State", width=85),
         "what": c.TextColumn("Method and layers", width="medium"),
         "removed": c.TextColumn(

@@ -122,10 +122,16 @@ def _retry(service: Service, run_id: str) -> None:
 def _confirm_delete(service: Service, run_id: str, name: str) -> None:
     st.html(f'<p class="esp-row"><b>{theme.html(name)}</b><span>{theme.html(run_id)}</span></p>')
     st.html('<p class="esp-fact">Its numbers, its log and its model go for good.</p>')
-    if st.button("Delete run and its files", key="runs_delete_yes", type="primary"):
-        act(service.delete, run_id)
-        _back()
+    gone = st.button(
+        "Delete run and its files", key="runs_delete_yes", type="primary", on_click=_delete, args=(service, run_id)
+    )
+    if gone:
         st.rerun()
+
+
+def _delete(service: Service, run_id: str) -> None:
+    act(service.delete, run_id)
+    _back()
 
 
 # ----------------------------------------------------------------------------------------------------------------- live
@@ -163,11 +169,7 @@ def _body(service: Service, detail: RunDetail) -> None:
     with tree:
         branches = _branches(detail)
         if branches:
-            st.html(
-                '<h2 class="esp-section">What it cut</h2>'
-                if _choice(detail)
-                else '<h2 class="esp-section">The model</h2>'
-            )
+            st.html(f'<h2 class="esp-section">{_figure_title(detail)}</h2>')
             theme.figure(branches)
             st.html(f'<p class="esp-fact">{theme.html(_size_line(detail))}</p>')
     with facts:
@@ -176,6 +178,15 @@ def _body(service: Service, detail: RunDetail) -> None:
         if seconds:
             total = theme.duration(sum(seconds.values()))
             st.html(f'<h2 class="esp-section">Stages<span>{total}</span></h2>{say.timings_html(seconds)}')
+
+
+def _figure_title(detail: RunDetail) -> str:
+    if not _choice(detail):
+        return "The model"
+    if not detail.layers.empty:
+        return "What it cut"
+    over = str(detail.status.state) not in (*say.ACTIVE, *say.QUEUED)
+    return "What it would have cut" if over else "What it will cut"
 
 
 def _branches(detail: RunDetail) -> list[Branch]:

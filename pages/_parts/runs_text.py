@@ -114,7 +114,8 @@ def stages_html(stage: str | None, *, dense: bool) -> str:
 def row_html(name: object, line: object, state: object = "") -> str:
     """A run's name, its state and one quiet line."""
     badge = f'<span class="esp-state">{html(state_word(state))}</span>' if state else ""
-    return f'<p class="esp-row"><b>{html(name)}</b>{badge}<span>{html(line)}</span></p>'
+    title = f"<b>{html(name)}</b>" if name else ""
+    return f'<p class="esp-row">{title}{badge}<span>{html(line)}</span></p>'
 
 
 def failure_html(reason: str, advice: str) -> str:
