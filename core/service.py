@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -258,7 +257,9 @@ class Service:
         names = [entry.name for entry in self.catalogue() if entry.offline]
         names += [name for name in complete.model.dropna().unique() if name not in names]
         dense = [_dense_model(name) for name in names]
-        saved = [_saved_model(row, self.home) for _, row in complete[complete.method.notna()].iterrows()]
+        pruned = complete[complete.method.notna()]
+        rows = zip(pruned["id"], pruned["name"], pruned["params_after"], pruned["bytes"], strict=True)
+        saved = [_saved_model(self.home, *row) for row in rows]
         return [model for model in (*dense, *saved) if model is not None]
 
     def chat_client(self) -> ChatClient:
@@ -363,12 +364,12 @@ def _dense_model(name: str) -> ChatModel | None:
     return ChatModel(f"dense:{name}", f"{source.title}, dense", source.architecture.params, size, None, choice)
 
 
-def _saved_model(row: "pd.Series[Any]", home: Path) -> ChatModel | None:
-    folder = home / "runs" / str(row.id) / "model"
+def _saved_model(home: Path, run_id: str, name: str, params: float, size: float) -> ChatModel | None:
+    folder = home / "runs" / run_id / "model"
     if not (folder / "config.json").is_file():
         return None
-    params, size = (0 if pd.isna(value) else int(value) for value in (row.params_after, row.bytes))
-    return ChatModel(str(row.id), str(row["name"]), params, size, folder, None, str(row.id))
+    counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size))
+    return ChatModel(run_id, name, counted, stored, folder, None, run_id)
 
 
 _service: Service | None = None
