@@ -21,7 +21,8 @@ from core.pruning.units import WeightGradients
 
 Key = tuple[int, str]  # layer, role
 
-_LOGITS_AT_ONCE = 2**25  # elements of the widest tensor, tokens × vocabulary: 128 MiB in float32
+_LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**26}  # elements of the widest tensor, tokens × vocabulary
+_TOKENS_A_BATCH = {"cpu": 512, "cuda": 1024}  # their activations are held until the backward pass reaches them
 _FIRST_SCALE = 2.0**16  # float16 activations' gradients underflow without one
 _TRIES = 4
 
@@ -103,28 +104,31 @@ def _float32_masters(model: nn.Module) -> Iterator[bool]:
             parameter.data = parameter.data.half()
 
 
-def _head_gradient(head: nn.Module, hidden: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, float]:
+def _head_gradient(
+    head: nn.Module, hidden: Tensor, tokens: Tensor, scale: float, tick: Callable[[], None]
+) -> tuple[Tensor, float]:
     """Gradient of scale · (mean loss of predicting tokens 2…T) by the hidden states (B, T, d), and that loss."""
     d = hidden.shape[-1]
     rows = hidden[:, :-1].reshape(-1, d)  # (B·(T−1), d)
     targets = tokens[:, 1:].reshape(-1)
     gradient, loss = torch.zeros_like(rows), 0.0
-    step = max(1, _LOGITS_AT_ONCE // getattr(head, "out_features", 2**16))
+    step = max(1, _LOGITS_AT_ONCE.get(hidden.device.type, 2**23) // getattr(head, "out_features", 2**16))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].detach().requires_grad_(True)
         total = F.cross_entropy(head(part).float(), targets[start : start + step], reduction="sum")
         (gradient[start : start + step],) = torch.autograd.grad(total * (scale / len(rows)), part)
         loss += total.item() / len(rows)
+        tick()
     whole = torch.zeros_like(hidden)
     whole[:, :-1] = gradient.view(hidden.shape[0], -1, d)
     return whole, loss
 
 
-def micro_batch(batch_size: int | str, length: int, fisher: bool) -> int:
+def micro_batch(batch_size: int | str, length: int, fisher: bool, device: torch.device) -> int:
     """Windows in one backward pass: one where squared gradients of single windows are wanted, else as asked for."""
     if fisher:
         return 1
-    return int(batch_size) if batch_size != "auto" else max(1, 1024 // length)
+    return int(batch_size) if batch_size != "auto" else max(1, _TOKENS_A_BATCH.get(device.type, 512) // length)
 
 
 def weight_gradients(
@@ -145,7 +149,7 @@ def weight_gradients(
     (n, length). progress(done windows) is called at every layer of the forward pass and moves with every finished
     weight of the backward pass. NumericalError if the loss or a gradient is not finite.
     """
-    batch = micro_batch(batch_size, windows.shape[1], fisher)
+    batch = micro_batch(batch_size, windows.shape[1], fisher, windows.device)
     state = {"done": 0, "weights": 0}
 
     def tick(weights: int = 1) -> None:
@@ -159,7 +163,7 @@ def weight_gradients(
         for _ in range(_TRIES):
             precision = torch.autocast("cuda", torch.float16) if masters and on_gpu else nullcontext()
             with on_layer_entry(layers, lambda _: tick(0)):
-                _all_windows(backbone, head, windows, batch, accumulator, precision, state)
+                _all_windows(backbone, head, windows, batch, accumulator, precision, state, lambda: tick(0))
             if accumulator.finite:
                 return {key: WeightGradients(accumulator.gradient[key], accumulator.fisher.get(key)) for key in linears}
             if accumulator.scale == 1.0:
@@ -180,6 +184,7 @@ def _all_windows(
     accumulator: _Accumulator,
     precision: AbstractContextManager[Any],
     state: dict[str, int],
+    waiting: Callable[[], None],
 ) -> None:
     """One forward and backward pass per micro-batch; stops early once something is not finite."""
     state["done"] = 0
@@ -188,7 +193,7 @@ def _all_windows(
         accumulator.share = len(tokens) / len(windows)
         with precision:
             hidden = backbone(input_ids=tokens, use_cache=False).last_hidden_state
-            gradient, loss = _head_gradient(head, hidden.detach(), tokens, accumulator.scale)
+            gradient, loss = _head_gradient(head, hidden.detach(), tokens, accumulator.scale, waiting)
         hidden.backward(gradient)
         accumulator.checksum = accumulator.checksum + loss
         if not accumulator.finite:

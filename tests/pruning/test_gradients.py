@@ -55,7 +55,7 @@ def test_micro_batches_of_any_size_sum_to_the_gradient_of_the_mean_loss(
 def test_logits_in_small_pieces_give_the_same_gradient(
     model: Any, windows: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradients, "_LOGITS_AT_ONCE", 96 * 7)  # 7 of 54 rows at once, the last piece smaller
+    monkeypatch.setattr(gradients, "_LOGITS_AT_ONCE", {"cpu": 96 * 7})  # 7 of 54 rows at once, the last piece smaller
     found = gather(model, windows, KEYS)
     for key in KEYS:
         torch.testing.assert_close(found[key].gradient, whole_gradient(model, windows, *key), rtol=1e-4, atol=1e-6)
