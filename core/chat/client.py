@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -49,6 +50,13 @@ log = logging.getLogger("espalier.chat")
 POLL = 0.2
 """Seconds between two events of a stream where the worker says nothing: how long a listener is kept without a word."""
 DENSE = "dense:"
+
+
+SPIN = "10000"
+"""GOMP_SPINCOUNT of the worker: how often a thread with nothing to do looks again before it sleeps.
+
+The default looks far longer and, on cores that others use too, keeps the thread it waits for from running: measured
+on two busy cores, a prompt of 64 tokens took 11 s instead of 1.6 s."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +196,6 @@ class ChatClient:
         """Whether the worker runs but is not up yet."""
         return self._process is not None and not self._ready
 
-    def warm(self) -> None:
-        """Start the worker if it does not run, without waiting for it and without loading a model."""
-        with self._lock:
-            self._ensure()
-
     def status(self, timeout: float = 2.0) -> Status:
         """What the worker holds and does; asks it, but never starts it."""
         with self._lock:
@@ -262,7 +265,7 @@ class ChatClient:
             self._process = subprocess.Popen(
                 command,
                 cwd=settings.REPOSITORY,
-                env={**os.environ, "ESPALIER_HOME": str(self._home)},
+                env={"GOMP_SPINCOUNT": SPIN, **os.environ, "ESPALIER_HOME": str(self._home)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -285,6 +288,9 @@ class ChatClient:
                     log.exception("a line that is no event")
         code = process.wait()
         with self._lock:
+            if process.stdin is not None:
+                with suppress(OSError):  # a request that it never read
+                    process.stdin.close()
             if self._process is not process:
                 return  # closed on purpose
             was_ready, self._process, self._ready = self._ready, None, False

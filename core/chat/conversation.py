@@ -5,7 +5,7 @@ A page draws what is here and decides nothing. An answer is filled while it stre
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +132,7 @@ class Conversation:
                 found.append(Message(role="assistant", content=earlier.answers[side].text))
         return [*found, Message(role="user", content=turn.prompt)]
 
-    def stream(self, turn: Turn, side: int) -> Iterator[Answer]:
+    def stream(self, turn: Turn, side: int) -> Generator[Answer, None, None]:
         """The answer of one side, again and again as it grows, at least every 0.2 s. Closing the iterator stops the
         answer.
 

@@ -17,6 +17,7 @@ from core.chat.decoding import Answer, encode
 from core.chat.models import Held
 from core.chat.protocol import Event, Failed, Finished, Generate, Piece, Started, Stats
 from core.chat.shelf import Item, Shelf
+from core.chat.threads import Threads
 from core.errors import EspalierError
 
 Reason = Literal["stop", "length", "context", "cancelled"]
@@ -45,8 +46,8 @@ class Job:
 class Engine:
     """Runs in the worker's main thread; `add`, `cancel` and `active` may be called from any."""
 
-    def __init__(self, shelf: Shelf, send: Callable[[Event], None]) -> None:
-        self._shelf, self._send = shelf, send
+    def __init__(self, shelf: Shelf, send: Callable[[Event], None], threads: Threads | None = None) -> None:
+        self._shelf, self._send, self._threads = shelf, send, threads
         self._jobs: list[Job] = []
         self._cancelled: set[str] = set()
         self._wake = threading.Condition()
@@ -86,6 +87,8 @@ class Engine:
                     while not self._jobs:
                         self._wake.wait()
                     job = min(self._jobs, key=lambda job: job.used)
+                if self._threads is not None:
+                    self._threads.adapt()
                 self._advance(job)
 
     def _advance(self, job: Job) -> None:

@@ -84,10 +84,11 @@ class Worker:
         from core.chat import models
         from core.chat.engine import Engine
         from core.chat.shelf import Shelf
+        from core.chat.threads import Threads
 
         self._wire, self._device = wire, device
         self._shelf: Shelf = Shelf(lambda: models.free_bytes(device), models.reclaim, self._gone, limit)
-        self._engine: Engine = Engine(self._shelf, wire.send)
+        self._engine: Engine = Engine(self._shelf, wire.send, Threads() if device == "cpu" else None)
         self._loads: queue.SimpleQueue[Load | Generate] = queue.SimpleQueue()
 
     def run(self, requests: "queue.SimpleQueue[Request]") -> None:

@@ -10,7 +10,7 @@ from core.errors import Cancelled, OutOfMemoryError
 
 
 class Device:
-    """A device of `total` bytes, of which the shelf's models take theirs; what is dropped returns with `reclaim` only."""
+    """A device of `total` bytes; what is dropped returns to it with `reclaim` only."""
 
     def __init__(self, total: int) -> None:
         self.total, self.held, self.freed_on_reclaim = total, 0, 0
