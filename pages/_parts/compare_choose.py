@@ -81,7 +81,7 @@ def choose(service: Service, runs: pd.DataFrame) -> list[str]:
         selection_default={"selection": {"rows": [ids.index(run_id) for run_id in chosen]}},
         column_config={
             "name": c.TextColumn("Run", width="medium"),
-            "what": c.TextColumn("Method and layers", width="medium"),
+            "what": c.TextColumn("Method and layers", width=265),
             "removed": c.TextColumn(
                 "Of the model", alignment="right", help="Achieved share of the whole model removed, or zeroed"
             ),

@@ -219,7 +219,7 @@ def _columns() -> dict[str, Any]:
         "tree": c.ImageColumn("", width=120, help="What the run cut"),
         "name": c.TextColumn("Run", width="medium"),
         "state": c.TextColumn("State", width=85),
-        "what": c.TextColumn("Method and layers", width="medium"),
+        "what": c.TextColumn("Method and layers", width=265),
         "removed": c.TextColumn(
             "Of the model", help="Achieved share of the whole model removed, or zeroed", alignment="right"
         ),

@@ -243,22 +243,21 @@ def _numbers(service: Service, detail: RunDetail) -> None:
 
 def _numbers_html(own: pd.DataFrame) -> str:
     compared = bool(own["dense"].notna().any())
-    head = "<th>value ± standard error</th>" + ("<th>dense</th><th>difference</th>" if compared else "")
-    body = []
-    for quality in charts.qualities(own):
-        row = charts.at(own, quality).iloc[0]
-        cells = [charts.measured(row["value"], row["stderr"], quality)]
-        if compared:
-            cells.append(charts.measured(row["dense"], row["dense_stderr"], quality))
-            cells.append(charts.difference(row["delta"], row["delta_stderr"], quality))
-        words = theme.html(charts.protocol_words(row["protocol"]))
-        shown = "".join(f"<td>{theme.html(cell)}</td>" for cell in cells)
-        body.append(f'<tr><td title="{words}">{theme.html(quality.label)}</td>{shown}</tr>')
-    key = (
-        '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the difference\'s 95 % interval.</p>'
-        if compared
-        else ""
-    )
-    return (
-        f'<div class="esp-scroll"><table class="esp-table"><tr><th></th>{head}</tr>{"".join(body)}</table></div>{key}'
-    )
+    head = "<th></th><th>value ± standard error</th>"
+    key = ""
+    if compared:
+        head += '<th class="dense">dense</th><th>difference</th>'
+        key = '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the difference’s 95 % interval.</p>'
+    rows = "".join(_number_row(charts.at(own, quality).iloc[0], quality, compared) for quality in charts.qualities(own))
+    return f'<div class="esp-scroll"><table class="esp-table"><tr>{head}</tr>{rows}</table></div>{key}'
+
+
+def _number_row(row: pd.Series, quality: charts.Quality, compared: bool) -> str:
+    words = theme.html(charts.protocol_words(row["protocol"], quality.task))
+    cells = [f"<td>{theme.html(quality.label)}<small>{words}</small></td>"]
+    cells.append(f"<td>{theme.html(charts.measured(row['value'], row['stderr'], quality))}</td>")
+    if compared:
+        dense = charts.measured(row["dense"], row["dense_stderr"], quality)
+        cells.append(f'<td class="dense">{theme.html(dense)}</td>')
+        cells.append(f"<td>{theme.html(charts.difference(row['delta'], row['delta_stderr'], quality))}</td>")
+    return f"<tr>{''.join(cells)}</tr>"

@@ -187,3 +187,12 @@ def test_times_are_shown_on_the_visitors_clock() -> None:
     assert runs_text.when("2026-11-23T21:20:39.674Z", "Europe/Berlin") == "23 Nov, 22:20"
     assert runs_text.when("2026-11-23T21:20:39.674Z", "No/Where") == "23 Nov, 21:20"
     assert runs_text.when("yesterday", None) == ""
+
+
+def test_layers_that_were_not_pruned_are_drawn_whole_though_real_weights_hold_a_few_zeros() -> None:
+    from core.espalier import branches_of_rows
+
+    sizes = {"heads_before": 9, "kv_before": 3, "mlp_before": 1536, "heads_after": 9, "kv_after": 3, "mlp_after": 1536}
+    whole, masked = branches_of_rows([{"layer": 0, **sizes, "density": 0.9997}, {"layer": 1, **sizes, "density": 0.5}])
+    assert not whole.changed
+    assert masked.changed
