@@ -45,11 +45,16 @@ def test_more_text_documents_and_shots_cost_in_proportion():
     assert tasks(limit=100, shots=4) > 4.5 * tasks(limit=100)
 
 
-def test_a_backward_pass_counts_twice_a_forward_one():
-    def calibrate(method, **more):
-        return estimate.stage_seconds(work(pruning={"method": method, **more}))["calibrate"]
+def test_text_costs_where_it_is_read_gradients_before_the_cut_and_statistics_during_it():
+    def added(method, stage):
+        plain, calibrated = (
+            estimate.stage_seconds(work(pruning={"method": method, "calibration": {"samples": samples}}))[stage]
+            for samples in (32, 64)
+        )
+        return calibrated - plain
 
-    assert calibrate("taylor") == pytest.approx(1.5 * calibrate("wanda", ratio=0.5))
+    assert added("taylor", "calibrate") == pytest.approx(1.5 * added("wanda", "prune"))
+    assert added("taylor", "prune") == added("wanda", "calibrate") == 0
 
 
 def test_a_cut_model_is_judged_faster_than_a_masked_one():
