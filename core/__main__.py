@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from core.jobs import worker
 
-    worker.quiet()
+    worker.prepare_environment()
     from core.experiment import Experiment
     from core.jobs.pipeline import require_data, settle
     from core.jobs.rundir import RunDirectory, new_run_id
