@@ -45,6 +45,7 @@ _SIZE_TITLES = {
     ("parameters", "mask"): "parameters that are not zero",
 }
 _HEIGHT = 460
+_BESIDE_DENSE = 0.09  # share of the width: right of the dense mark, which stands at nothing removed
 
 
 def panels(table: pd.DataFrame) -> list[Panel]:
@@ -73,7 +74,7 @@ def tradeoff(
     chart = figure(heading, _alt(f"{heading}: {quality.label} against {x_title}", rows), dark=dark, height=_HEIGHT)
     _size_axis(chart, x_title, rows[column], size)
     _value_axis(chart, quality, at(table, quality))
-    _dense_line(chart, rows, quality, dark, x=1 if size == "removed" else 0)
+    _dense_line(chart, rows, quality, dark, x=_BESIDE_DENSE if size == "removed" else 0)
     for variant, (series, group) in _series(rows[rows["kind"] != "dense"]):
         chart.add_trace(_marks(group, column, quality, series, variant, dark))
     _dense_marks(chart, rows, column, quality, dark)
@@ -96,7 +97,7 @@ def ratio_curve(
     )
     _size_axis(chart, x_title, rows[x], "removed")
     _value_axis(chart, quality, at(table, quality))
-    _dense_line(chart, rows, quality, dark)
+    _dense_line(chart, rows, quality, dark, x=_BESIDE_DENSE)
     for variant, (series, group) in _series(rows[rows["kind"] != "dense"]):
         chart.add_trace(_line(group, x, series, variant, dark))
         chart.add_trace(_marks(group, x, quality, series, variant, dark))
@@ -171,7 +172,7 @@ def _marks(rows: pd.DataFrame, x: str, quality: Quality, series: str, variant: i
     return go.Scatter(
         x=rows[x].tolist(),
         y=rows["value"].tolist(),
-        error_y=_bars(rows, method, dark),
+        error_y=_bars(rows, method, dark, quality.fraction),
         mode="markers",
         name=safe(series),
         legendgroup=series,
@@ -206,7 +207,7 @@ def _dots(rows: pd.DataFrame, tasks: Sequence[Quality], offset: float, variant: 
     method = str(rows["method"].iloc[0])
     places = {quality.key: index for index, quality in enumerate(tasks)}
     by_key = {quality.key: quality for quality in tasks}
-    bars = _bars(rows, method, dark)
+    bars = _bars(rows, method, dark, share=True)
     return go.Scatter(
         x=rows["value"].tolist(),
         y=[places[key] + offset for key in rows["quality"]],
@@ -219,15 +220,22 @@ def _dots(rows: pd.DataFrame, tasks: Sequence[Quality], offset: float, variant: 
     )
 
 
-def _bars(rows: pd.DataFrame, method: str, dark: bool) -> dict[str, Any]:
-    widths = [Z95 * value if math.isfinite(value) else 0.0 for value in rows["stderr"]]
+def _bars(rows: pd.DataFrame, method: str, dark: bool, share: bool) -> dict[str, Any]:
+    """95 % intervals; those of a `share` end at 0 and 1."""
+    above, below = [], []
+    for value, stderr in zip(rows["value"], rows["stderr"], strict=True):
+        width = Z95 * stderr if math.isfinite(stderr) else 0.0
+        above.append(min(width, max(1 - value, 0.0)) if share else width)
+        below.append(min(width, max(value, 0.0)) if share else width)
     return {
         "type": "data",
-        "array": widths,
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
         "color": method_colour(method, dark),
         "thickness": 1.4,
         "width": 4,
-        "visible": any(widths),
+        "visible": any(above) or any(below),
     }
 
 
@@ -283,13 +291,14 @@ def _value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
         return
     spread = Z95 * rows["stderr"].fillna(0.0)
     low, high = (float((values - spread).min()), float((values + spread).max())) if len(values) else (0.0, 1.0)
+    low, high = (max(low, 0.0), min(high, 1.0)) if quality.fraction else (low, high)
     pad = 0.06 * ((high - low) or abs(high) or 1.0)
     chart.update_yaxes(title_text=title, range=[low - pad, high + pad], tickformat=".0%" if quality.fraction else None)
     if quality.chance is not None and low - pad < quality.chance < high + pad:
         _horizontal(chart, quality.chance, "guessing", chart.layout.font.color, "dot")
 
 
-def _dense_line(chart: go.Figure, rows: pd.DataFrame, quality: Quality, dark: bool, x: float = 1) -> None:
+def _dense_line(chart: go.Figure, rows: pd.DataFrame, quality: Quality, dark: bool, x: float) -> None:
     """A line at the dense model's value, labelled with it; one for each dense model there is."""
     for _, row in rows[rows["kind"] == "dense"].drop_duplicates("value").iterrows():
         text = f"dense {measured(row['value'], row['stderr'], quality)}"

@@ -310,7 +310,8 @@ def _short(field: str, value: Any) -> str:
 
 
 def qualities(table: pd.DataFrame) -> list[Quality]:
-    """What can be put on an axis, the usual first: perplexity, the tasks' usual metrics, then the rest."""
+    """What can be put on an axis, the usual first: perplexity, the tasks' usual metrics, then the rest.
+    Of several protocols the one that most runs share comes first."""
     if table.empty:
         return []
     found: list[Quality] = []
@@ -333,9 +334,20 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
             )
         )
     order = {task: index for index, task in enumerate(PRIMARY)}
-    return sorted(
-        found, key=lambda q: (not q.primary, q.metric != "perplexity", order.get(q.task, 99), q.task, q.metric, q.key)
-    )
+    runs = table["quality"].value_counts()
+
+    def place(q: Quality) -> tuple[Any, ...]:
+        return (
+            not q.primary,
+            q.metric != "perplexity",
+            order.get(q.task, 99),
+            q.task,
+            q.metric,
+            -int(runs[q.key]),
+            q.key,
+        )
+
+    return sorted(found, key=place)
 
 
 def at(table: pd.DataFrame, quality: Quality) -> pd.DataFrame:

@@ -286,3 +286,18 @@ def test_the_export_holds_every_value_unrounded(table):
     text = charts.export(table).decode()
     assert text.count("\n") == len(table) + 1
     assert "78.5" in text
+
+
+def test_intervals_of_shares_end_at_zero_and_one():
+    runs = pd.DataFrame([run_row("d", None)])
+    table = charts.points(runs, pd.DataFrame([metric_row("d", "piqa", "acc", 0.9, 0.1)]), {})
+    (trace,) = traces(charts.task_dots(table, charts.qualities(table)))
+    assert list(trace.error_x.array) == pytest.approx([0.1])
+    assert list(trace.error_x.arrayminus) == pytest.approx([0.196], abs=1e-3)
+
+
+def test_the_protocol_that_most_runs_share_comes_first():
+    runs, metrics, baselines = study()
+    rare = metric_row("taylor-30", "perplexity/passages", "perplexity", 60.0, 1.0, {**TEXT, "window": 128})
+    table = charts.points(runs, pd.concat([pd.DataFrame([rare]), metrics]), baselines)
+    assert [q.protocol for q in charts.qualities(table)][:2] == ["window 512", "window 128"]

@@ -60,7 +60,7 @@ def _against(table: pd.DataFrame, qualities: Sequence[charts.Quality], kind: str
         x: charts.RatioAxis = "removed" if axis == SHARE else "ratio"
         return charts.ratio_curve(table, quality, panel=panel, x=x, dark=theme.dark())
 
-    _panels(charts.panels(table), draw, f"{kind} {quality.label}")
+    _panels(charts.panels(charts.at(table, quality)), draw, f"{kind} {quality.label}")
     st.html(f'<p class="esp-fact">{theme.html(_protocol(table, quality))}</p>')
     absent = charts.missing(table, quality)
     if absent:

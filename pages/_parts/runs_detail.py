@@ -158,7 +158,8 @@ def _live() -> None:
 
 
 def _log(text: str) -> None:
-    st.code(text or "The log is empty.", language=None, height=320, wrap_lines=True)
+    long = text.count("\n") > 12
+    st.code(text or "The log is empty.", language=None, height=320 if long else "content", wrap_lines=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- body
