@@ -275,27 +275,39 @@ def _size_axis(chart: go.Figure, title: str, values: pd.Series, size: str) -> No
 
 
 def _value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
-    """Axis of the measured value; logarithmic where perplexities span more than a factor of eight, and labelled so."""
+    """Axis of the measured value; logarithmic where perplexities span more than a factor of eight, and titled so."""
     values = rows["value"]
-    better = "lower is better" if quality.lower_is_better else "higher is better"
     unit = f" [{quality.unit}]" if quality.unit and not quality.fraction else ""
-    title = f"{safe(quality.label)}{unit}, {better}"
+    chart.update_yaxes(title_text=safe(quality.label) + unit)
+    better = "lower is better" if quality.lower_is_better else "higher is better"
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if quality.lower_is_better and low > 0 and high / low > 8:
-        chart.update_yaxes(
-            type="log",
-            title_text=f"{title}, logarithmic",
-            range=[math.log10(low) - 0.08, math.log10(high) + 0.12],
-            dtick="D2",
-        )
+        _logarithmic(chart, low, high)
+        _subtitle(chart, f"{better}, logarithmic")
         return
+    _subtitle(chart, better)
     spread = Z95 * rows["stderr"].fillna(0.0)
     low, high = (float((values - spread).min()), float((values + spread).max())) if len(values) else (0.0, 1.0)
     low, high = (max(low, 0.0), min(high, 1.0)) if quality.fraction else (low, high)
     pad = 0.06 * ((high - low) or abs(high) or 1.0)
-    chart.update_yaxes(title_text=title, range=[low - pad, high + pad], tickformat=".0%" if quality.fraction else None)
+    shown = ".0%" if quality.fraction else ".3s" if quality.unit == "bytes" else None
+    chart.update_yaxes(range=[low - pad, high + pad], tickformat=shown)
     if quality.chance is not None and low - pad < quality.chance < high + pad:
         _horizontal(chart, quality.chance, "guessing", chart.layout.font.color, "dot")
+
+
+def _logarithmic(chart: go.Figure, low: float, high: float) -> None:
+    """A logarithmic value axis with ticks at 1, 2 and 5 of each decade, written out."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    bounds = [math.log10(low) - 0.12, math.log10(high) + 0.12]
+    chart.update_yaxes(type="log", range=bounds, tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
+
+
+def _subtitle(chart: go.Figure, text: str) -> None:
+    colour = chart.layout.yaxis.tickfont.color
+    title = f'{chart.layout.title.text}  <span style="font-size:12px;color:{colour}">{safe(text)}</span>'
+    chart.update_layout(title_text=title)
 
 
 def _dense_line(chart: go.Figure, rows: pd.DataFrame, quality: Quality, dark: bool, x: float) -> None:

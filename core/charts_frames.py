@@ -39,15 +39,22 @@ CHANCE = {
 """Accuracy of guessing (four choices in nearly all ARC questions)."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard errors."""
-_LOWER_IS_BETTER = ("perplexity", "kl", "loss", "latency", "memory", "bytes", "nll", "bits_per_byte")
+_LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "bits_per_byte")
 _FRACTIONS = ("acc", "agreement", "exact_match", "f1")
 _UNITS = (
-    ("tokens_per_s", "tokens/s"),
-    ("_ms", "ms"),
+    ("tokens_per_second", "tokens/s"),
+    ("milliseconds", "ms"),
     ("_bytes", "bytes"),
-    ("memory", "bytes"),
-    ("kl", "nats per token"),
+    ("kl_per_token", "nats per token"),
 )
+_NAMES = {
+    "prefill_tokens_per_second": "prefill speed",
+    "decode_tokens_per_second": "decode speed",
+    "first_token_milliseconds": "time to the first token",
+    "peak_memory_bytes": "peak memory",
+    "kl_per_token": "KL from dense",
+    "top1_agreement": "top-1 agreement with dense",
+}
 _PROTOCOL_WORDS = ("corpus", "path", "split", "window", "max_tokens", "bos", "shots", "limit", "chat_template")
 _SERIES_FIELDS = {
     "model.name": "",
@@ -84,11 +91,12 @@ class Quality:
     @property
     def label(self) -> str:
         """What stands on axes and in pickers."""
-        base = (
-            self.task.replace("perplexity/", "perplexity, ")
-            if self.metric == "perplexity"
-            else f"{self.task} {self.metric}"
-        )
+        about, _, corpus = self.task.partition("/")
+        name = _NAMES.get(self.metric, self.metric)
+        if about in ("perplexity", "fidelity", "speed"):
+            base = f"{name}, {corpus}" if corpus else name
+        else:
+            base = f"{self.task} {name}"
         return f"{base} ({self.protocol or self.protocol_key})" if self.distinguish else base
 
     @property

@@ -183,11 +183,13 @@ def measured(value: float, stderr: float, quality: Quality, *, sign: bool = Fals
     """A measured value with its standard error and unit: `29.97 ± 0.31`, `+3.1 ± 4.8 points`."""
     if not math.isfinite(value):
         return "–"
+    unit = ("points" if sign else "%") if quality.fraction else quality.unit
     scale, digits = (100.0, 1) if quality.fraction else (1.0, _digits(value))
+    if unit == "bytes":
+        scale, digits, unit = 1e-6, 0, "MB"
     known = math.isfinite(stderr)
     shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
     shown += f" ± {scale * stderr:,.{digits}f}" if known else ""
-    unit = ("points" if sign else "%") if quality.fraction else quality.unit
     return f"{shown} {unit}".strip()
 
 

@@ -55,7 +55,7 @@ def test_real_cuts_and_masks_stand_in_charts_of_their_own(three: dict[str, str])
     cut, mask = figures(app)
     assert run_ids(cut) == {three["dense"], three["taylor"]}
     assert run_ids(mask) == {three["dense"], three["wanda"]}
-    assert mask["layout"]["title"]["text"] == "Zeros, not smaller"
+    assert mask["layout"]["title"]["text"].startswith("Zeros, not smaller ")
 
 
 def test_charts_have_a_text_alternative_and_keep_their_own_colours(three: dict[str, str]) -> None:
