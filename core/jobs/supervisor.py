@@ -121,12 +121,14 @@ class Supervisor:
     # --- what people ask for
 
     def enqueue(self, run_id: str, *, hash: str = "", resolved: Mapping[str, Any] | None = None) -> None:
-        """Put a run, whose experiment.yaml is written, at the queue's end."""
+        """Put a run, whose experiment.yaml is written, at the queue's end; one that is queued or works stays as it is."""
         directory = RunDirectory.of(self.runs, run_id)
         if not directory.exists():
             raise InputError(f"Run {run_id} has no experiment.yaml.", "Write it before the run is queued.")
         with self._lock:
             self._require_life()
+            if run_id in self._active or run_id in self._queue.order:
+                return  # found when the supervisor started
             directory.write_state(State.WAITING, hash=hash, resolved=dict(resolved or {}))
             self._queue.add(run_id)
             self._queue.write()

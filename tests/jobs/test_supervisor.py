@@ -109,7 +109,7 @@ def test_waiting_runs_are_cancelled_moved_deleted_and_held_back_by_a_pause(
     boss = make()
     boss.pause()
     one, two, three = (run_of(experiment()) for _ in range(3))
-    for run in (one, two, three):
+    for run in (one, two, three, one):
         boss.enqueue(run.id)
     boss.move(three.id, -1)
     assert boss.view().waiting == (one.id, three.id, two.id)
@@ -176,6 +176,7 @@ def test_the_worker_outlives_a_killed_app_and_the_next_one_adopts_it(
 ) -> None:
     run, waiting = run_of(experiment(slow=True)), run_of(experiment())
     app = start("-c", APP, run.id, waiting.id)
+    assert app.stdout.readline() == "ready\n"
     until(lambda: run.status().state is State.RUNNING)
     pid = run.status().pid
     with pytest.raises(QueueError, match=f"process {app.pid}"):
@@ -200,6 +201,7 @@ def test_a_run_that_ended_while_no_app_lived_is_seen_as_it_ended(
 ) -> None:
     run = run_of(experiment())
     app = start("-c", APP, run.id)
+    assert app.stdout.readline() == "ready\n"
     until(lambda: run.status().state is State.RUNNING)
     app.kill()
     app.communicate()
