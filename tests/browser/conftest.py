@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from core.jobs.rundir import list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +60,15 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait(10)
+            _end_workers(home)
+
+
+def _end_workers(home: Path) -> None:
+    """Workers outlive the app on purpose; those of a test that failed half-way must not."""
+    for directory in list_runs(home / "runs"):
+        status = directory.status()
+        if not status.state.finished and status.pid and psutil.pid_exists(status.pid):
+            os.kill(status.pid, signal.SIGKILL)
 
 
 def _wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
