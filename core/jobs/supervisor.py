@@ -121,7 +121,7 @@ class Supervisor:
     # --- what people ask for
 
     def enqueue(self, run_id: str, *, hash: str = "", resolved: Mapping[str, Any] | None = None) -> None:
-        """Put a run, whose experiment.yaml is written, at the queue's end; one that is queued or works stays as it is."""
+        """Put a run, whose experiment.yaml is written, at the queue's end; one that is queued or works stays."""
         directory = RunDirectory.of(self.runs, run_id)
         if not directory.exists():
             raise InputError(f"Run {run_id} has no experiment.yaml.", "Write it before the run is queued.")
@@ -353,11 +353,11 @@ class Supervisor:
                 lost.append(directory)
         alive = {directory.id for directory in waiting}
         self._queue.order = [run_id for run_id in self._queue.order if run_id in alive]
-        for directory in sorted(waiting, key=lambda run: run.id):
+        for directory in sorted(waiting, key=_age):
             if directory.read_state() is None:
                 directory.write_state(State.WAITING)
             self._queue.add(directory.id)
-        for directory in sorted(lost, key=lambda run: run.id, reverse=True):
+        for directory in sorted(lost, key=_age, reverse=True):
             self._active[directory.id] = active = _Active(directory, "", directory.recorded().attempt)
             self._settle(active, None)
         self._queue.cancelling = [run_id for run_id in self._queue.cancelling if run_id in self._active]
@@ -382,6 +382,11 @@ class Supervisor:
             elif directory.ended():
                 self._seen.add(directory.id)
                 self._changed.append(directory.id)
+
+
+def _age(directory: RunDirectory) -> tuple[str, str]:
+    """Sorts older runs first; ids alone tell no more than the second."""
+    return directory.recorded().created or "", directory.id
 
 
 def _last_useful_attempt(directory: RunDirectory) -> int:

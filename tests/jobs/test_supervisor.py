@@ -174,7 +174,10 @@ time.sleep(600)
 def test_the_worker_outlives_a_killed_app_and_the_next_one_adopts_it(
     make: Any, experiment: Any, run_of: Any, start: Any, until: Any
 ) -> None:
-    run, waiting = run_of(experiment(slow=True)), run_of(experiment())
+    run, waiting = sorted(
+        (run_of(experiment()), run_of(experiment())), key=lambda one: one.id
+    )  # the order of the queue
+    run.write_experiment(experiment(slow=True))
     app = start("-c", APP, run.id, waiting.id)
     assert app.stdout.readline() == "ready\n"
     until(lambda: run.status().state is State.RUNNING)
