@@ -116,6 +116,8 @@ def _end_now(events: EventWriter) -> None:
             child.kill()
     with suppress(OSError):
         events.state(State.CANCELLED, reason="Cancelled.")
+    with suppress(OSError):
+        os.write(2, b"espalier: cancelled: the work was ended where it stood.\n")
     os._exit(CANCELLED)
 
 
