@@ -159,6 +159,11 @@ class Service:
         known = self._missing_baselines([previews.settle(experiment) for experiment in experiments])
         return [setting.experiment for setting in known]
 
+    def submit_baselines(self, run_ids: Sequence[str]) -> list[str]:
+        """Queue the dense models that these runs are to be compared with, unless they are there; returns their ids."""
+        asked = [board.existing(self.home, run_id).experiment() for run_id in run_ids]
+        return self.submit(self.missing_baselines(asked))
+
     def cancel(self, run_id: str) -> None:
         """Take a run out of the queue, or ask its worker to stop; after 20 s it is ended by force."""
         self._owner().cancel(board.existing(self.home, run_id).id)

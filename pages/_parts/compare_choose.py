@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -125,13 +124,7 @@ def without_baseline(service: Service, runs: pd.DataFrame, baselines: dict[str, 
     names = runs.set_index("id").loc[bare, "name"].astype(str).tolist()
     st.html(theme.note(f"No dense run was judged like {_names(names)}: no differences for them."))
     if st.button("Queue the dense baseline", key="compare_queue_dense"):
-        experiments: list[Any] = []
-        for run_id in bare:
-            experiment = service.run_detail(run_id).experiment
-            if experiment is not None:
-                dense = experiment.with_changes({"pruning": None, "name": f"dense {experiment.model.name}"})
-                experiments += [] if dense in experiments else [dense]
-        service.submit(experiments)
+        service.submit_baselines(bare)
         st.switch_page("runs.py")
 
 

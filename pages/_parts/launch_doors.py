@@ -36,7 +36,8 @@ def first(service: Service) -> None:
                 else:
                     st.switch_page("runs.py")
             st.html(
-                '<p class="esp-fact">Four short runs, under five minutes on two CPU cores. No network, no account.</p>'
+                f'<p class="esp-fact">{len(service.quick_look())} short runs, under five minutes on two CPU cores. '
+                "No network, no account.</p>"
             )
         with picture:
             figure(_emblem(), label="An espalier: a trunk with a branch for each layer, some of them cut")

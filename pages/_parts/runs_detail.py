@@ -238,7 +238,7 @@ def _numbers(service: Service, detail: RunDetail) -> None:
         st.html('<p class="esp-fact">No dense run was judged in the same way, so there is nothing to compare with.</p>')
         st.button(
             "Queue the dense baseline", key="runs_baseline", on_click=act,
-            args=(service.submit, [detail.experiment.with_changes({"pruning": None, "name": "dense"})]),
+            args=(service.submit_baselines, [detail.status.id]),
         )  # fmt: skip
 
 
