@@ -13,17 +13,24 @@ from core.models.sizes import PART_MATRICES, Architecture, Plan, parse_pattern, 
 LATER = "It is part of the file format already, but this version cannot do it yet."
 
 
-def check(experiment: Experiment, architecture: Architecture) -> list[Problem]:
-    """Every problem of `experiment` on a model of `architecture`; errors first."""
+def check(experiment: Experiment, architecture: Architecture, *, foreign_code: bool = False) -> list[Problem]:
+    """Every problem of `experiment` on a model of `architecture`; errors first.
+
+    foreign_code: the model brings Python code of its own, which a cut model could not be saved with.
+    """
     problems = [*_not_built_yet(experiment), *_texts(experiment, architecture)]
     if experiment.pruning is not None:
         problems += _pruning(experiment.pruning, architecture)
+        if foreign_code:
+            what = f"{experiment.model.name} brings Python code of its own, so a pruned form of it cannot be saved."
+            problems.append(Problem("model.name", what, "Judge it dense, or choose a model of a stock class."))
     return sorted(problems, key=lambda problem: problem.level != "error")
 
 
-def require(experiment: Experiment, architecture: Architecture) -> None:
+def require(experiment: Experiment, architecture: Architecture, *, foreign_code: bool = False) -> None:
     """Raise ExperimentError with every error of `check`; NotAvailableError if all are of a later version."""
-    errors = [problem for problem in check(experiment, architecture) if problem.level == "error"]
+    found = check(experiment, architecture, foreign_code=foreign_code)
+    errors = [problem for problem in found if problem.level == "error"]
     if errors and all(problem.advice == LATER for problem in errors):
         raise NotAvailableError(" ".join(problem.message for problem in errors), LATER)
     if errors:

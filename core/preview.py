@@ -55,7 +55,7 @@ def settle(experiment: Experiment) -> Setting:
 def problems_of(setting: Setting) -> list[Problem]:
     """Everything that stands in the way or should be known, by field; errors first."""
     experiment = setting.experiment
-    found = check(experiment, setting.architecture)
+    found = check(experiment, setting.architecture, foreign_code=setting.source.foreign_code)
     pruning = experiment.pruning
     if pruning is not None and get(pruning.method).calibrated(pruning.options):
         found += check_corpus(pruning.calibration, "pruning.calibration")

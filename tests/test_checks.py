@@ -87,3 +87,10 @@ def test_require_lists_every_error() -> None:
 
 def test_same_sizes_with_a_layer_range_is_refused() -> None:
     assert found(**{"pruning.same_sizes": True, "pruning.layers": [4, 25]}) == {"pruning.same_sizes": "error"}
+
+
+def test_a_model_with_code_of_its_own_is_judged_but_not_pruned() -> None:
+    architecture = Architecture.from_config(CONFIG)
+    pruned = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}})
+    assert [p.field for p in check(pruned, architecture, foreign_code=True)] == ["model.name"]
+    assert check(Experiment(), architecture, foreign_code=True) == []

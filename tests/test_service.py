@@ -204,6 +204,13 @@ def test_a_baseline_that_is_complete_is_not_made_again(paused):
     assert len(paused.submit([pruned()], with_baseline=True)) == 1
 
 
+def test_runs_without_a_baseline_get_one_between_them(paused):
+    ids = paused.submit([pruned(0.4), pruned(0.6)])
+    (baseline,) = paused.submit_baselines(ids)
+    assert paused.run_detail(baseline).experiment.pruning is None
+    assert paused.submit_baselines(ids) == []
+
+
 def test_waiting_runs_move_and_leave(paused):
     first, second = paused.submit([pruned(0.4), pruned(0.5)])
     paused.move(second, -1)

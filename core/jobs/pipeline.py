@@ -53,7 +53,7 @@ def settle(experiment: Experiment) -> Setting:
     from core.models.catalogue import resolve
 
     source = resolve(experiment.model)
-    require(experiment, source.architecture)
+    require(experiment, source.architecture, foreign_code=source.foreign_code)
     device = resolve_device(experiment.device)
     dtype = resolve_dtype(experiment.model.dtype, device)
     resolved = Resolved(source.fingerprint, dtype, device.partition(":")[0], source.architecture.n_layers)

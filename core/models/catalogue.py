@@ -54,6 +54,11 @@ class ModelSource:
     config: dict[str, Any] = field(repr=False)
     own_per_layer: bool = False
 
+    @property
+    def foreign_code(self) -> bool:
+        """Whether the model brings Python code of its own."""
+        return "auto_map" in self.config and not self.own_per_layer
+
     @cached_property
     def fingerprint(self) -> str:
         """What identifies the weights: the hub's commit, or a SHA-256 over the files (cached by size and time)."""
