@@ -166,7 +166,7 @@ def _log(text: str) -> None:
 
 
 def _body(service: Service, detail: RunDetail) -> None:
-    tree, facts = st.columns([1, 1.15], gap="large")
+    tree, facts = st.columns([1, 1.65], gap="large")
     with tree:
         branches = _branches(detail)
         if branches:
