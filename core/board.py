@@ -14,7 +14,8 @@ from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, RunStatus, is_run_id
 from core.jobs.states import State
 from core.models.catalogue import resolve
-from core.models.sizes import Architecture, Plan, plan
+from core.models.plans import Plan, plan
+from core.models.sizes import Architecture
 from core.preview import command_of_file
 from core.storage.store import FINISHED, Store
 from core.views import RunDetail

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from core.errors import ExperimentError, NotAvailableError, Problem, UnknownNameError
 from core.experiment import Experiment, Pruning
-from core.models.sizes import PART_MATRICES, Architecture, Plan, parse_pattern, plan
+from core.models.plans import Plan, parse_pattern, plan
+from core.models.sizes import PART_MATRICES, Architecture
 
 LATER = "It is part of the file format already, but this version cannot do it yet."
 

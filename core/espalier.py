@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from core.models.sizes import Plan
+    from core.models.plans import Plan
 
 Scale = Literal["small", "medium", "large"]
 Side = Literal["heads", "mlp"]

@@ -16,7 +16,8 @@ from statistics import median
 
 from core.device import DeviceInfo
 from core.experiment import Evaluation, Experiment, PerplexityCorpus
-from core.models.sizes import Architecture, Plan
+from core.models.plans import Plan
+from core.models.sizes import Architecture
 from core.pruning.registry import Method, get
 
 PASSES = ("calibrate", "perplexity", "tasks", "fidelity")

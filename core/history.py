@@ -7,7 +7,7 @@ from core.device import DeviceInfo
 from core.errors import EspalierError
 from core.experiment import Experiment
 from core.models.catalogue import resolve
-from core.models.sizes import plan
+from core.models.plans import plan
 from core.storage.store import Store
 
 RUNS_FOR_PACE = 8

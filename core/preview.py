@@ -14,7 +14,8 @@ from core.errors import EspalierError, ExperimentError, InputError, Problem
 from core.experiment import Experiment, Resolved, experiment_hash
 from core.models.catalogue import ModelSource, resolve
 from core.models.families import loads_in
-from core.models.sizes import Architecture, Plan, parse_pattern, plan
+from core.models.plans import Plan, parse_pattern, plan
+from core.models.sizes import Architecture
 from core.pruning.registry import get
 
 GIB = 1 << 30

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from core.models.sizes import parse_pattern
+from core.models.plans import parse_pattern
 from core.validated import validated
 
 Auto = Literal["auto"]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
     from core.jobs.rundir import RunStatus
-    from core.models.sizes import Architecture, Plan
+    from core.models.plans import Plan
+    from core.models.sizes import Architecture
 
 
 @dataclass(frozen=True)

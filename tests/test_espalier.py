@@ -10,7 +10,8 @@ import pytest
 
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches, espalier_svg, summary
 from core.experiment import Pruning
-from core.models.sizes import Architecture, LayerSizes, plan
+from core.models.plans import plan
+from core.models.sizes import Architecture, LayerSizes
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOL = Architecture("llama", 576, 64, 49152, True, (LayerSizes(9, 3, 1536),) * 30)

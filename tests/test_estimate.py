@@ -5,7 +5,8 @@ import pytest
 from core import estimate
 from core.device import DeviceInfo
 from core.experiment import Experiment
-from core.models.sizes import Architecture, LayerSizes, plan
+from core.models.plans import plan
+from core.models.sizes import Architecture, LayerSizes
 
 CPU = DeviceInfo("cpu", 0, "a processor", 16 << 30, 8 << 30)
 H200 = DeviceInfo("cuda", 0, "H200", 140 << 30, 139 << 30, (9, 0))

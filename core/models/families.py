@@ -13,7 +13,7 @@ from core.errors import ModelError, UnknownNameError
 from core.models.sizes import Architecture, LayerSizes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Layout = Literal["stock", "per_layer"]
 
@@ -26,6 +26,27 @@ _LLAMA_PATHS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The weight matrix of one role: a whole linear layer, or consecutive rows of one that several roles share.
+
+    `linear` is the module that runs, so hooks and gradients belong to it; `rows` are this role's output rows in it.
+    """
+
+    linear: "nn.Linear"
+    rows: slice = slice(None)
+
+    @property
+    def weight(self) -> "Tensor":
+        """(out, in), a view without gradient: what is written into it is written into the model."""
+        return self.linear.weight.detach()[self.rows]
+
+    @property
+    def bias(self) -> "Tensor | None":
+        """(out,), a view without gradient, or None."""
+        return None if self.linear.bias is None else self.linear.bias.detach()[self.rows]
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,10 @@ class Family:
     def tied(self, model: "nn.Module") -> bool:
         """Whether embedding and head are one parameter."""
         return self.embedding(model).weight is self.head(model).weight
+
+    def matrices(self, layer: "nn.Module") -> dict[str, Matrix]:
+        """Weight matrices of one decoder layer by role, in the order of the forward pass; weights are (out, in)."""
+        return {role: Matrix(linear) for role, linear in self.linears(layer).items()}
 
     def linears(self, layer: "nn.Module") -> "dict[str, nn.Linear]":
         """Linear layers of one decoder layer by role, in the order of the forward pass; weights are (out, in)."""

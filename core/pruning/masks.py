@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.models.sizes import half_up_count, parse_pattern
+from core.models.plans import half_up_count, parse_pattern
 
 
 def prune_smallest(scores: Tensor, count: int) -> Tensor:

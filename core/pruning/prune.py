@@ -16,7 +16,8 @@ from core.errors import InputError, NotAvailableError, RunError
 from core.experiment import Pruning
 from core.models import surgery
 from core.models.families import Family, family
-from core.models.sizes import Architecture, LayerCut, LayerSizes, Plan, plan, zeros_in_matrix
+from core.models.plans import LayerCut, Plan, plan, zeros_in_matrix
+from core.models.sizes import Architecture, LayerSizes
 from core.progress import Progress, silent
 from core.pruning.calibration import LayerInputs, advance, catch_inputs, input_statistics, windows_a_batch
 from core.pruning.gradients import Key, weight_gradients

@@ -4,15 +4,8 @@ import pytest
 
 from core.errors import ExperimentError, ModelError
 from core.experiment import Experiment, Pruning
-from core.models.sizes import (
-    Architecture,
-    LayerSizes,
-    floor_count,
-    half_up_count,
-    kept_channels,
-    plan,
-    zeros_in_matrix,
-)
+from core.models.plans import floor_count, half_up_count, kept_channels, plan, zeros_in_matrix
+from core.models.sizes import Architecture, LayerSizes
 
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,

@@ -13,7 +13,8 @@ import torch
 from core.errors import Cancelled, InputError
 from core.experiment import Pruning
 from core.models.families import family
-from core.models.sizes import PART_MATRICES, Architecture, Plan, plan
+from core.models.plans import Plan, plan
+from core.models.sizes import PART_MATRICES, Architecture
 from core.pruning.prune import PruneOutcome, prune
 from core.pruning.registry import Method, methods
 
