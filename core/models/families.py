@@ -36,7 +36,7 @@ class Matrix:
     """
 
     linear: "nn.Linear"
-    rows: slice = slice(None)
+    rows: slice = field(default_factory=lambda: slice(None))
 
     @property
     def weight(self) -> "Tensor":
