@@ -1,201 +1,284 @@
 """Gradients of the language-model loss on calibration text, for chosen weight matrices only.
 
 L is the mean next-token loss over all windows. Micro-batches add up to its exact gradient before anything else is done
-with it, so the result does not depend on their size. Everything that is not asked for is frozen, so that neither its
-gradient nor the activations below the first chosen layer are ever kept; the logits exist for a few hundred tokens
-at a time.
+with it, so the result does not depend on their size. The backward pass goes layer by layer from stored layer inputs,
+running each layer again: one layer's activations exist at a time, and one layer needs the device.
+
+Two things may be large, and each has a limit that does not grow with the number of windows. Stored inputs: windows are
+taken in chunks. Summed gradients: where one chunk does not hold all windows, sums wait for the next, so layers are
+taken in groups whose sums take no more memory than the weights themselves; each group costs a forward pass.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core.errors import NumericalError
-from core.pruning.calibration import on_layer_entry
+from core.models.body import Body
+from core.models.families import Matrix
+from core.pruning.calibration import Walk
+from core.pruning.head import head_of
 from core.pruning.units import WeightGradients
 
-Key = tuple[int, str]  # layer, role
-
-_LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**26}  # elements of the widest tensor, tokens × vocabulary
-_TOKENS_A_BATCH = {"cpu": 512, "cuda": 1024}  # their activations are held until the backward pass reaches them
+_TOKENS_A_BATCH = {"cpu": 1024, "cuda": 4096}  # of one backward pass through one layer
+_STORED = 0.15  # layer inputs held at once, as a share of the weights' bytes
+_SUMMED = 0.85  # gradients held at once, likewise
 _FIRST_SCALE = 2.0**16  # float16 activations' gradients underflow without one
 _TRIES = 4
 
-
-class _Accumulator:
-    """Takes each parameter's gradient as soon as it is complete, and frees it: one gradient is in flight at a time."""
-
-    def __init__(self, linears: Mapping[Key, nn.Linear], fisher: bool, tick: Callable[[], None]) -> None:
-        self._keys = {id(linear.weight): key for key, linear in linears.items()}
-        self._tick = tick
-        self._with_fisher = fisher
-        self.share = 1.0  # of the windows in the running micro-batch
-        self.scale = 1.0
-        self.reset()
-
-    def reset(self) -> None:
-        self.gradient: dict[Key, Tensor] = {}
-        self.fisher: dict[Key, Tensor] = {}
-        self.checksum: Tensor | float = 0.0  # nan or inf once any gradient held one; read once a micro-batch
-
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(float(self.checksum))
-
-    def take(self, parameter: Tensor) -> None:
-        """Post-accumulate hook: add this micro-batch's share of the mean gradient, in float32."""
-        assert parameter.grad is not None
-        key = self._keys[id(parameter)]
-        g, parameter.grad = parameter.grad.float(), None
-        if self.scale != 1.0:
-            g = g / self.scale
-        self.checksum = self.checksum + g.sum()
-        if self._with_fisher:
-            _add(self.fisher, key, g.square(), self.share)
-        _add(self.gradient, key, g, self.share)
-        self._tick()
+Take = Callable[[int, Mapping[str, WeightGradients]], None]
 
 
-def _add(sums: dict[Key, Tensor], key: Key, value: Tensor, share: float) -> None:
-    if key in sums:
-        sums[key].add_(value, alpha=share)
-    else:
-        sums[key] = value.mul_(share)
+class _NotFinite(Exception):
+    """A gradient overflowed under the present loss scale; raised and caught in this module only."""
 
 
-@contextmanager
-def _only(model: nn.Module, linears: Mapping[Key, nn.Linear], accumulator: _Accumulator) -> Iterator[None]:
-    """Freeze all parameters but the chosen weights, and hand the gradients of those to the accumulator."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(False)
-    handles = []
-    for linear in linears.values():
-        linear.weight.requires_grad_(True)
-        handles.append(linear.weight.register_post_accumulate_grad_hook(accumulator.take))  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, wanted in before:
-            parameter.grad = None
-            parameter.requires_grad_(wanted)
+@dataclass
+class _Sums:
+    """Gradient and Fisher diagonal of one layer's matrices so far, float32."""
+
+    gradient: dict[str, Tensor] = field(default_factory=dict)
+    fisher: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, role: str, g: Tensor, share: float, fisher: bool) -> None:
+        """Take in the gradient of one micro-batch's mean loss; `share` is its share of all windows."""
+        if fisher:
+            self._add(self.fisher, role, g.square(), share)
+        self._add(self.gradient, role, g, share)
+
+    @staticmethod
+    def _add(sums: dict[str, Tensor], role: str, value: Tensor, share: float) -> None:
+        if role in sums:
+            sums[role].add_(value, alpha=share)
+        else:
+            sums[role] = value.mul_(share)
+
+    def finished(self) -> dict[str, WeightGradients]:
+        return {role: WeightGradients(g, self.fisher.get(role)) for role, g in self.gradient.items()}
 
 
-@contextmanager
-def _float32_masters(model: nn.Module) -> Iterator[bool]:
-    """Hold float16 weights as float32 meanwhile: float16 gradients underflow. There and back loses nothing.
+@dataclass
+class _Precision:
+    """How a pass computes: in which dtype the layers are held, under which autocast, with which loss scale."""
 
-    Yields whether there were any. Buffers stay as they are.
-    """
-    halves = [parameter for parameter in model.parameters() if parameter.dtype == torch.float16]
-    for parameter in halves:
-        parameter.data = parameter.data.float()
-    try:
-        yield bool(halves)
-    finally:
-        for parameter in halves:
-            parameter.data = parameter.data.half()
+    dtype: torch.dtype
+    autocast: torch.dtype | None = None
+    scale: float = 1.0
 
+    @classmethod
+    def of(cls, walk: Walk) -> "_Precision":
+        """float16 weights are held as float32, a layer at a time: their gradients underflow in float16."""
+        if walk.dtype != torch.float16:
+            return cls(walk.dtype)
+        if walk.body.device.type != "cuda":
+            return cls(torch.float32)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return cls(torch.float32, torch.bfloat16)
+        return cls(torch.float32, torch.float16, _FIRST_SCALE)
 
-def _head_gradient(
-    head: nn.Module, hidden: Tensor, tokens: Tensor, scale: float, tick: Callable[[], None]
-) -> tuple[Tensor, float]:
-    """Gradient of scale · (mean loss of predicting tokens 2…T) by the hidden states (B, T, d), and that loss."""
-    d = hidden.shape[-1]
-    rows = hidden[:, :-1].reshape(-1, d)  # (B·(T−1), d)
-    targets = tokens[:, 1:].reshape(-1)
-    gradient, loss = torch.zeros_like(rows), 0.0
-    step = max(1, _LOGITS_AT_ONCE.get(hidden.device.type, 2**23) // getattr(head, "out_features", 2**16))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step].detach().requires_grad_(True)
-        total = F.cross_entropy(head(part).float(), targets[start : start + step], reduction="sum")
-        (gradient[start : start + step],) = torch.autograd.grad(total * (scale / len(rows)), part)
-        loss += total.item() / len(rows)
-        tick()
-    whole = torch.zeros_like(hidden)
-    whole[:, :-1] = gradient.view(hidden.shape[0], -1, d)
-    return whole, loss
+    def context(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.autocast is None else torch.autocast("cuda", self.autocast)
 
 
 def micro_batch(batch_size: int | str, length: int, fisher: bool, device: torch.device) -> int:
     """Windows in one backward pass: one where squared gradients of single windows are wanted, else as asked for."""
     if fisher:
         return 1
-    return int(batch_size) if batch_size != "auto" else max(1, _TOKENS_A_BATCH.get(device.type, 512) // length)
+    return int(batch_size) if batch_size != "auto" else max(1, _TOKENS_A_BATCH.get(device.type, 1024) // length)
 
 
 def weight_gradients(
-    model: nn.Module,
-    backbone: nn.Module,
-    layers: Sequence[nn.Module],
-    head: nn.Module,
-    linears: Mapping[Key, nn.Linear],
+    body: Body,
+    wanted: Mapping[int, Sequence[str]],
     windows: Tensor,
+    take: Take,
     *,
-    fisher: bool,
-    batch_size: int | str,
-    progress: Callable[[float], None],
-) -> dict[Key, WeightGradients]:
-    """∂L/∂W of the chosen linear layers, and the Fisher diagonal if asked for, in float32.
+    fisher: bool = False,
+    batch_size: int | str = "auto",
+    progress: Callable[[float], None] = lambda _done: None,
+) -> None:
+    """∂L/∂W of the wanted roles of each layer, and the Fisher diagonal if asked for, in float32.
 
-    backbone: input ids → hidden states after the final norm, through `layers`; head: those → logits; windows: token ids
-    (n, length). progress(done windows) is called at every layer of the forward pass and moves with every finished
-    weight of the backward pass. NumericalError if the loss or a gradient is not finite.
+    windows: token ids (n, length). take(layer, gradients by role) is called once a layer, from the last to the first
+    of a group, with the layer at its place on the device; what it does not keep is freed. progress(done windows).
+    NumericalError if the loss or a gradient is not finite.
     """
-    batch = micro_batch(batch_size, windows.shape[1], fisher, windows.device)
-    state = {"done": 0, "weights": 0}
-
-    def tick(weights: int = 1) -> None:
-        state["weights"] += weights
-        progress(min(state["done"] + batch * state["weights"] / len(linears), len(windows)))
-
-    accumulator = _Accumulator(linears, fisher, tick)
-    with _float32_masters(model) as masters, _only(model, linears, accumulator), torch.enable_grad():
-        on_gpu = windows.device.type == "cuda"
-        accumulator.scale = _FIRST_SCALE if masters and on_gpu else 1.0
-        for _ in range(_TRIES):
-            precision = torch.autocast("cuda", torch.float16) if masters and on_gpu else nullcontext()
-            with on_layer_entry(layers, lambda _: tick(0)):
-                _all_windows(backbone, head, windows, batch, accumulator, precision, state, lambda: tick(0))
-            if accumulator.finite:
-                return {key: WeightGradients(accumulator.gradient[key], accumulator.fisher.get(key)) for key in linears}
-            if accumulator.scale == 1.0:
+    wanted = {index: roles for index, roles in wanted.items() if roles}
+    if not wanted:
+        return
+    batch = micro_batch(batch_size, windows.shape[1], fisher, body.device)
+    walk = Walk.over(body, windows, batch)
+    precision = _Precision.of(walk)
+    walk.dtype = precision.dtype
+    while True:
+        try:
+            _Gradients(walk, wanted, precision, fisher, take, progress).run()
+            return
+        except _NotFinite:
+            tries = math.log(_FIRST_SCALE / precision.scale, 64)
+            if precision.scale == 1.0 or tries >= _TRIES - 1:
                 break
-            accumulator.scale /= 64  # too large a scale overflows just as none underflows
-            accumulator.reset()
+            precision.scale /= 64  # too large a scale overflows just as none underflows
     raise NumericalError(
         "the loss or its gradients are nan or inf on the calibration text.",
         "Load the model as float32 or bfloat16, and check that its weights are finite.",
     )
 
 
-def _all_windows(
-    backbone: nn.Module,
-    head: nn.Module,
-    windows: Tensor,
-    batch: int,
-    accumulator: _Accumulator,
-    precision: AbstractContextManager[Any],
-    state: dict[str, int],
-    waiting: Callable[[], None],
-) -> None:
-    """One forward and backward pass per micro-batch; stops early once something is not finite."""
-    state["done"] = 0
-    for tokens in torch.split(windows, batch):
-        state["weights"] = 0
-        accumulator.share = len(tokens) / len(windows)
-        with precision:
-            hidden = backbone(input_ids=tokens, use_cache=False).last_hidden_state
-            gradient, loss = _head_gradient(head, hidden.detach(), tokens, accumulator.scale, waiting)
-        hidden.backward(gradient)
-        accumulator.checksum = accumulator.checksum + loss
-        if not accumulator.finite:
-            return
-        state["done"] += len(tokens)
+@dataclass
+class _Gradients:
+    walk: Walk
+    wanted: Mapping[int, Sequence[str]]
+    precision: _Precision
+    fisher: bool
+    take: Take
+    progress: Callable[[float], None]
+
+    def run(self) -> None:
+        windows, body = self.walk.windows, self.walk.body
+        n_layers, lowest = len(body.layers()), min(self.wanted)
+        chunks = self._chunks(n_layers - lowest)
+        groups = [sorted(self.wanted)] if len(chunks) == 1 else self._groups()
+        done, total = 0.0, len(groups) * len(chunks)
+
+        def tell(share: float) -> None:
+            self.progress(len(windows) * min((done + share) / total, 1.0))
+
+        for group in groups:
+            sums: dict[int, _Sums] = {index: _Sums() for index in group}
+            for place, chunk in enumerate(chunks):
+                last = place == len(chunks) - 1
+                self._chunk(chunk, group, sums, last, tell)
+                done += 1
+
+    def _weight_bytes(self) -> int:
+        return sum(each.numel() * each.element_size() for each in self.walk.body.model.parameters())
+
+    def _chunks(self, stored_layers: int) -> list[Tensor]:
+        """Windows whose layer inputs are held at once, so many that they stay below a share of the weights."""
+        windows = self.walk.windows
+        width = int(self.walk.body.model.config.hidden_size)
+        of_one = windows.shape[1] * width * self.precision.dtype.itemsize * (stored_layers + 2)
+        batches = max(1, int(_STORED * self._weight_bytes() / of_one) // self.walk.batch)
+        return list(torch.split(windows, batches * self.walk.batch))
+
+    def _groups(self) -> list[list[int]]:
+        """Layers whose gradients are summed at once, so that they take no more than a share of the weights' bytes."""
+        body, limit = self.walk.body, _SUMMED * self._weight_bytes()
+        layers = body.layers()
+        groups: list[list[int]] = []
+        held = 0.0
+        for index in sorted(self.wanted, reverse=True):
+            matrices = body.family.matrices(layers[index])
+            size = sum(matrices[role].weight.numel() for role in self.wanted[index]) * (8 if self.fisher else 4)
+            if not groups or held + size > limit:
+                groups.append([])
+                held = 0.0
+            groups[-1].append(index)
+            held += size
+        return groups
+
+    def _chunk(
+        self, windows: Tensor, group: list[int], sums: dict[int, _Sums], last: bool, tell: Callable[[float], None]
+    ) -> None:
+        """One chunk of windows forwards through all layers, then backwards to the lowest layer of the group."""
+        walk, lowest = self.walk, min(group)
+        layers = len(walk.body.layers())
+        steps, batches = 0, -(-len(windows) // walk.batch)
+        all_steps = batches * (layers + 1 + 3 * (layers - lowest))
+
+        def tick(count: int = 1) -> None:
+            nonlocal steps
+            steps += count
+            tell(steps / all_steps)
+
+        stream = walk.enter(windows=windows)
+        entering: dict[int, list[Tensor]] = {}
+        for index in range(layers):
+            if index >= lowest:
+                entering[index] = list(stream.batches)
+            with walk.body.at(index) as layer, self.precision.context():
+                walk.advance(index, layer, stream, lambda _done: tick())
+        shares = [len(tokens) / len(walk.windows) for tokens in torch.split(windows, walk.batch)]
+        gradients = list(self._from_the_head(stream.batches, windows, tick))
+        del stream
+        for index in reversed(range(lowest, layers)):
+            with walk.body.at(index) as layer:
+                into = sums.get(index) if index in group else None
+                self._backwards(index, layer, entering.pop(index), gradients, shares, into, index > lowest, tick)
+                if into is not None and last:
+                    self._check(into)
+                    self.take(index, into.finished())
+                    del sums[index]
+
+    def _backwards(
+        self,
+        index: int,
+        layer: nn.Module,
+        entering: list[Tensor],
+        gradients: list[Tensor],
+        shares: list[float],
+        into: _Sums | None,
+        further: bool,
+        tick: Callable[[int], None],
+    ) -> None:
+        """Run one layer again with autograd; `gradients` by its outputs become those by its inputs."""
+        working = self.walk.at_work(layer)
+        matrices = self.walk.body.family.matrices(working)
+        wanted: dict[str, Matrix] = {role: matrices[role] for role in self.wanted[index]} if into is not None else {}
+        weights = list({id(each.linear): each.linear.weight for each in wanted.values()}.values())
+        before = [(parameter, parameter.requires_grad) for parameter in working.parameters()]
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        try:
+            for i, hidden in enumerate(entering):
+                with torch.enable_grad(), self.precision.context():
+                    hidden = hidden.detach().requires_grad_(further)
+                    output = self.walk.run(index, working, hidden)
+                sources = [*weights, *([hidden] if further else [])]
+                found = torch.autograd.grad(output, sources, gradients[i].to(output.dtype)) if sources else ()
+                if further:
+                    gradients[i] = found[-1]
+                if into is not None:
+                    self._take_in(into, wanted, dict(zip(map(id, weights), found, strict=False)), shares[i])
+                entering[i] = hidden.new_empty(0)
+                tick(3)
+        finally:
+            for parameter, flag in before:
+                parameter.requires_grad_(flag)
+
+    def _take_in(self, into: _Sums, wanted: Mapping[str, Matrix], found: Mapping[int, Tensor], share: float) -> None:
+        for role, matrix in wanted.items():
+            g = found[id(matrix.linear.weight)][matrix.rows].float()
+            if self.precision.scale != 1.0:
+                g = g / self.precision.scale
+            into.add(role, g, share, self.fisher)
+
+    @staticmethod
+    def _check(sums: _Sums) -> None:
+        if not all(math.isfinite(float(g.sum())) for g in sums.gradient.values()):
+            raise _NotFinite
+
+    def _from_the_head(
+        self, batches: Sequence[Tensor], windows: Tensor, tick: Callable[[int], None]
+    ) -> Iterator[Tensor]:
+        """∂(scale · mean loss of a micro-batch)/∂(hidden states that leave the last layer), batch by batch."""
+        with head_of(self.walk) as head:
+            for hidden, tokens in zip(batches, torch.split(windows, self.walk.batch), strict=True):
+                gradient = torch.zeros_like(hidden)
+                flat = torch.zeros_like(hidden[:, :-1]).flatten(0, 1)
+                with torch.enable_grad(), self.precision.context():
+                    for rows, states, loss in head.loss_sums(hidden, tokens):
+                        if not math.isfinite(loss.item()):
+                            raise _NotFinite
+                        (flat[rows],) = torch.autograd.grad(loss * (self.precision.scale / len(flat)), states)
+                gradient[:, :-1] = flat.view(hidden.shape[0], -1, hidden.shape[-1])
+                yield gradient
+                tick(1)

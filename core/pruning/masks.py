@@ -4,6 +4,7 @@ A threshold alone prunes too many or too few where scores are equal. Here the k-
 weights into surely pruned, surely kept, and tied; as many of the tied ones go, first in position order, as are missing.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,15 +17,12 @@ def prune_smallest(scores: Tensor, count: int) -> Tensor:
 
     Equal scores go in position order. Returns booleans, True = kept.
     """
-    rows, n = scores.shape
+    n = scores.shape[1]
     if not 0 <= count <= n:
         raise ValueError(f"cannot prune {count} of {n}")
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    if scores.is_cuda and rows == 1:  # one long row: selecting runs on a single block there, sorting on all
-        threshold = scores.sort(dim=1).values[:, count - 1 : count]
-    else:
-        threshold = torch.kthvalue(scores, count, dim=1, keepdim=True).values  # (rows, 1)
+    threshold = _kth_smallest(scores, count)
     keep = scores > threshold
     surplus = keep.logical_not().sum(dim=1) - count  # how many tied weights of each row must come back
     tied_rows = surplus.nonzero().flatten()
@@ -33,6 +31,15 @@ def prune_smallest(scores: Tensor, count: int) -> Tensor:
         from_the_end = tied.flip(1).cumsum(dim=1).flip(1)  # 1 for the last tied weight of a row, 2 for the one before
         keep[tied_rows] |= tied & (from_the_end <= surplus[tied_rows, None])
     return keep
+
+
+def _kth_smallest(scores: Tensor, k: int) -> Tensor:
+    """The k-th smallest score of each row of (rows, n): (rows, 1)."""
+    if scores.device.type == "cpu":  # a partial sort takes a third of the time of torch's selection
+        return torch.from_numpy(np.partition(scores.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
+    if scores.shape[0] == 1:  # one long row: selecting runs on a single block there, sorting on all
+        return scores.sort(dim=1).values[:, k - 1 : k]
+    return torch.kthvalue(scores, k, dim=1, keepdim=True).values
 
 
 def row_mask(scores: Tensor, ratio: float) -> Tensor:

@@ -11,14 +11,14 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import UnknownNameError
 
-Kind = Literal["mask", "width", "depth"]
-Need = Literal["inputs", "gradients", "fisher"]
+Kind = Literal["mask", "width", "hidden", "depth"]
+Need = Literal["inputs", "moments", "gram", "gradients", "fisher", "blocks", "loss"]
 Compare = Literal["row", "matrix"]
 
 
@@ -32,9 +32,11 @@ class Options(BaseModel):
 class Method:
     """One pruning method and what a person should know of it.
 
-    `needs` says what calibration must gather: `inputs` (statistics of each linear layer's inputs), `gradients` (of the
-    mean next-token loss, summed over the calibration set), `fisher` (mean over samples of squared gradients). It may
-    depend on the options. `compare` is the group in which a mask method ranks weights: each output row, or the matrix.
+    `needs` says what calibration must gather: `inputs` (norms of each linear layer's inputs), `moments` (their variance
+    too), `gram` (XᵀX too), `gradients` (of the mean next-token loss, summed over the calibration set), `fisher` (mean
+    over samples of squared gradients), `blocks` (hidden states around each decoder layer), `loss` (of the model without
+    some layers). It may depend on the options. `compare` is the group in which a mask method ranks weights: each output
+    row, or the matrix. A mask method that `rewrites` returns new weights in place of scores.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Method:
     seeded: bool = False
     options: type[Options] = Options
     compare: Compare = "matrix"
+    rewrites: bool = False
 
     def needs_for(self, options: Mapping[str, Any]) -> frozenset[Need]:
         """What calibration must gather for these options."""
@@ -75,6 +78,7 @@ def register(
     seeded: bool = False,
     options: type[Options] = Options,
     compare: Compare = "matrix",
+    rewrites: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as a pruning method. A name taken twice is an error."""
 
@@ -85,7 +89,9 @@ def register(
                 f"the pruning method {name!r} is registered twice: {taken.function.__module__}, {function.__module__}"
             )
         gathered = needs if callable(needs) else frozenset(needs)
-        _methods[name] = Method(name, title, summary, paper, url, kind, function, gathered, seeded, options, compare)
+        _methods[name] = Method(
+            name, title, summary, paper, url, kind, function, gathered, seeded, options, compare, rewrites
+        )
         return function
 
     return decorate
@@ -100,9 +106,9 @@ def _import_methods() -> None:
 
 
 def methods() -> dict[str, Method]:
-    """All registered methods by name, masks first, then width, then depth. A file that fails to import raises."""
+    """All registered methods by name: masks, width, hidden, depth. A file that fails to import raises."""
     _import_methods()
-    order = {"mask": 0, "width": 1, "depth": 2}
+    order = {kind: place for place, kind in enumerate(get_args(Kind))}
     return dict(sorted(_methods.items(), key=lambda item: (order[item[1].kind], item[0])))
 
 

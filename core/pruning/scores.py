@@ -1,6 +1,12 @@
 """From scores per unit to the units that stay, and the random streams of seeded methods."""
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,3 +49,56 @@ def keep_best_in_groups(scores: Tensor, groups: int, keep: int) -> Tensor:
     size = len(scores) // groups
     chosen = [keep_best(group, keep) + g * size for g, group in enumerate(scores.view(groups, size))]
     return torch.cat(chosen)
+
+
+@dataclass(frozen=True)
+class ScoreCache:
+    """Scores on disk, under the hash of everything that determines them: a sweep over ratios calibrates once.
+
+    `identity` names what the engine cannot see itself: the model's fingerprint and the dtype and device of the run.
+    """
+
+    directory: Path
+    identity: Mapping[str, Any]
+
+    def _file(self, what: Mapping[str, Any]) -> Path:
+        text = json.dumps({"v": 1, **self.identity, **what}, sort_keys=True, default=str)
+        return self.directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+    def read(self, what: Mapping[str, Any], names: Iterable[str]) -> dict[str, Tensor] | None:
+        """The scores of all `names`, or None where one is missing or the file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self._file(what)
+        try:
+            held = load_file(path)
+        except (OSError, SafetensorError):
+            return None
+        names = list(names)
+        return {name: held[name] for name in names} if all(name in held for name in names) else None
+
+    def write(self, what: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
+        """Add scores to what is held. A full disk costs only the time to compute them again."""
+        from safetensors.torch import save
+
+        path = self._file(what)
+        merged = {**(self.read(what, self._names(path)) or {}), **scores}
+        data = save({name: each.detach().cpu().contiguous() for name, each in merged.items()})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=path.parent, prefix=".scores-", delete=False) as file:
+                file.write(data)
+            Path(file.name).replace(path)
+        except OSError:
+            return
+
+    @staticmethod
+    def _names(path: Path) -> list[str]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as held:
+                return list(held.keys())
+        except (OSError, SafetensorError):
+            return []

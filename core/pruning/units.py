@@ -13,12 +13,16 @@ grouped-query attention, where the block of q and o is `rep · head_dim` long an
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from core.models.families import Matrix
 from core.models.sizes import PART_MATRICES, LayerSizes
+
+if TYPE_CHECKING:
+    from core.pruning.calibration import InputStats
 
 Part = Literal["attention", "mlp"]
 Unit = Literal["KV group", "query head", "MLP channel"]
@@ -42,17 +46,17 @@ class WeightGradients:
 
 @dataclass(frozen=True)
 class Member:
-    """One linear layer of a structure. `axis` 0: the structure's units own its rows; 1: its columns."""
+    """One weight matrix of a structure. `axis` 0: the structure's units own its rows; 1: its columns."""
 
     role: str
     axis: Literal[0, 1]
-    linear: nn.Linear
+    matrix: Matrix
     gradients: WeightGradients | None = None
 
     @property
     def weight(self) -> Tensor:
         """W (out, in) in float32, detached."""
-        return self.linear.weight.detach().float()
+        return self.matrix.weight.float()
 
     @property
     def gradient(self) -> Tensor:
@@ -75,13 +79,35 @@ class Member:
 
 @dataclass(frozen=True)
 class Structure:
-    """All linear layers that share the units of one part of one decoder layer."""
+    """All weight matrices that share the units of one part of one decoder layer.
+
+    `read` are statistics of what the units hand to the matrix that reads them (o or down): X (tokens, channels).
+    """
 
     layer: int
-    part: Part
+    part: str
     unit: Unit
     units: int
     members: tuple[Member, ...]
+    read: "InputStats | None" = None
+
+    @property
+    def reader(self) -> Member:
+        """The member whose columns belong to the units: o or down."""
+        return self.members[-1]
+
+    @property
+    def inputs(self) -> "InputStats":
+        """Statistics of the reader's inputs; only for methods that declare `needs` inputs, moments or gram."""
+        if self.read is None:
+            raise ValueError(
+                f"no inputs were gathered for {self.reader.role}: the method must be registered with needs inputs"
+            )
+        return self.read
+
+    def per_unit(self, channels: Tensor) -> Tensor:
+        """Sum scores of the reader's columns (in,) to (units,): a unit's columns are one contiguous block."""
+        return channels.view(self.units, -1).sum(dim=1)
 
     def sum(self, score: Callable[[Member], Tensor], channel: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Sum a score per weight over everything that a unit owns.
@@ -94,7 +120,7 @@ class Structure:
         return torch.stack([each.view(self.units, -1).sum(dim=1) for each in reduced]).sum(dim=0)
 
 
-def unit_of(part: Part, heads: str) -> Unit:
+def unit_of(part: str, heads: str) -> Unit:
     """The unit that `pruning.heads` asks for in a part of the layer."""
     if part == "mlp":
         return "MLP channel"
@@ -113,20 +139,26 @@ def member_roles(unit: Unit) -> tuple[str, ...]:
 
 def structure(
     layer: int,
-    part: Part,
+    part: str,
     heads: str,
     sizes: LayerSizes,
-    linears: Mapping[str, nn.Linear],
+    matrices: Mapping[str, Matrix],
     gradients: Mapping[str, WeightGradients] | None = None,
+    read: "InputStats | None" = None,
 ) -> Structure:
-    """The coupled structure of one part of a layer. `linears` and `gradients` go by role."""
+    """The coupled structure of one part of a layer. `matrices` and `gradients` go by role."""
     unit, known = unit_of(part, heads), gradients or {}
-    members = [Member(role, 0, linears[role], known.get(role)) for role in _ROWS[unit]]
+    members = [Member(role, 0, matrices[role], known.get(role)) for role in _ROWS[unit]]
     column = _COLUMNS[unit]
-    members.append(Member(column, 1, linears[column], known.get(column)))
-    return Structure(layer, part, unit, count_units(unit, sizes), tuple(members))
+    members.append(Member(column, 1, matrices[column], known.get(column)))
+    return Structure(layer, part, unit, count_units(unit, sizes), tuple(members), read)
 
 
-def roles_of(parts: tuple[Part, ...]) -> tuple[str, ...]:
+def reader_role(part: str) -> str:
+    """Role of the matrix that reads what a part's units make."""
+    return "o" if part == "attention" else "down"
+
+
+def roles_of(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Roles of all linear layers in these parts, in the order of the forward pass."""
     return tuple(role for part in parts for role in PART_MATRICES[part])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.errors import InputError, NotAvailableError
+from core.errors import InputError
 from core.experiment import Pruning
 from core.models.sizes import Architecture, LayerSizes
 from core.pruning.prune import PruneOutcome, prune
@@ -207,9 +207,3 @@ def test_a_model_that_its_config_does_not_describe_is_refused_before_anything_is
     with pytest.raises(InputError, match=r"layer 1 should have a gate matrix of \(40, 16\), but has \(48, 16\)"):
         prune(model, Pruning(method="l1"), architecture=wrong, windows=None, seed=0, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("field", [{"reconstruct": True}, {"allocation": "global"}, {"target": "model"}])
-def test_settings_of_later_releases_are_refused_and_never_ignored(tiny_llama: Any, field: dict[str, Any]) -> None:
-    with pytest.raises(NotAvailableError):
-        cut(tiny_llama(), None, method="l1", **field)

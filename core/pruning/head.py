@@ -1,0 +1,47 @@
+"""From the hidden states that leave the last layer to the loss, a few rows of logits at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.pruning.calibration import Walk
+
+_LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}  # elements, tokens × vocabulary
+
+
+class Head:
+    """Final norm and LM head in the dtype of a walk's passes; logits are capped where the family caps them."""
+
+    def __init__(self, walk: Walk) -> None:
+        body = walk.body
+        self._norm = walk.at_work(body.family.final_norm(body.model))
+        self._head = walk.at_work(body.family.head(body.model))
+        self._cap: float | None = getattr(body.model.config, "final_logit_softcapping", None)
+        self._vocabulary = int(body.model.config.vocab_size)
+
+    def loss_sums(self, hidden: Tensor, tokens: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Piece by piece of the flattened B · (T − 1) positions: (rows, hidden states (n, d), summed loss in nats).
+
+        hidden: (B, T, d) from the last layer; tokens: (B, T). With gradients enabled each loss can be differentiated
+        by its hidden states.
+        """
+        rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        targets = tokens[:, 1:].reshape(-1).to(rows.device)
+        step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**22) // self._vocabulary)
+        for start in range(0, len(rows), step):
+            piece = slice(start, min(start + step, len(rows)))
+            states = rows[piece].detach().requires_grad_(torch.is_grad_enabled())
+            logits = self._head(self._norm(states))
+            if self._cap is not None:
+                logits = self._cap * torch.tanh(logits / self._cap)
+            yield piece, states, F.cross_entropy(logits.float(), targets[piece], reduction="sum")
+
+
+@contextmanager
+def head_of(walk: Walk) -> Iterator[Head]:
+    """The head of a walk's model, on the device meanwhile."""
+    with walk.body.outside():
+        yield Head(walk)

@@ -1,0 +1,115 @@
+"""What the kinds of pruning share: one experiment's method, plan, model and calibration text, and its report."""
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.experiment import Pruning
+from core.models.body import Body
+from core.models.families import Matrix
+from core.models.plans import LayerCut, Plan
+from core.models.surgery import Kept
+from core.progress import Progress
+from core.pruning.calibration import Gather, Stream, Walk
+from core.pruning.registry import Method, Options
+from core.pruning.scores import ScoreCache, stream
+
+
+@dataclass
+class LayerReport:
+    """One decoder layer as it was left."""
+
+    nonzero: dict[str, int]  # by role
+    size: dict[str, int]
+    nonzero_in_all: int
+    kept: Kept | None = None
+
+
+@dataclass
+class Job:
+    """Everything that the steps of one cut share."""
+
+    body: Body
+    pruning: Pruning
+    method: Method
+    options: Options
+    plan: Plan
+    windows: Tensor | None
+    seed: int
+    calibrate_progress: Progress
+    progress: Progress
+    cache: ScoreCache | None = None
+    store: torch.device | str | None = None
+    reports: dict[int, LayerReport] = field(default_factory=dict)
+    removed_layers: tuple[int, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+    _share: float = 0.0
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """What calibration gathers for the method, allocation and reconstruction apart."""
+        return frozenset(self.method.needs_for(self.pruning.options))
+
+    @cached_property
+    def gather(self) -> tuple[Gather, ...]:
+        """What the walk sums up of inputs beyond their norms."""
+        return tuple(each for each in ("moments", "gram") if each in self.needs)
+
+    @cached_property
+    def walk(self) -> Walk:
+        """Passes over the calibration windows."""
+        assert self.windows is not None
+        return Walk.over(self.body, self.windows, self.pruning.calibration.batch_size, store=self.store)
+
+    def enter(self, share: float = 1.0) -> Stream:
+        """What enters the first layer; `share` of the calibration's progress when it is done."""
+        assert self.windows is not None
+        total = len(self.windows)
+        return self.walk.enter(lambda done: self.calibrated(share * done / total))
+
+    def calibrated(self, share: float) -> None:
+        """Tell how much of the calibration is done, 0 to 1; it never goes back where there are several passes."""
+        assert self.windows is not None
+        total = len(self.windows)
+        self._share = max(self._share, min(share, 1.0))
+        self.calibrate_progress(total * self._share, total, "windows")
+
+    def call(self, layer: int, name: str, **offered: Any) -> Any:
+        """Call the method with those of `offered`, its `options` and its random `generator` that it declares."""
+        offered |= {"options": self.options, "generator": stream(self.seed, layer, name)}
+        wanted = inspect.signature(self.method.function).parameters
+        return self.method.function(**{key: offered[key] for key in wanted})
+
+    def matrices(self, layer: nn.Module) -> dict[str, Matrix]:
+        """Weight matrices of a decoder layer by role."""
+        return self.body.family.matrices(layer)
+
+    def report(self, index: int, layer: nn.Module, kept: Kept | None = None) -> None:
+        """Note what is left of a layer, while its weights are at hand."""
+        found = self.matrices(layer)
+        self.reports[index] = LayerReport(
+            {role: int(torch.count_nonzero(each.weight)) for role, each in found.items()},
+            {role: each.weight.numel() for role, each in found.items()},
+            count_nonzero(layer.parameters()),
+            kept,
+        )
+
+
+def count_nonzero(tensors: Iterable[Tensor]) -> int:
+    """Elements that are not zero, in all of them."""
+    return sum(int(torch.count_nonzero(each)) for each in tensors)
+
+
+def parts_cut(cut: LayerCut) -> tuple[str, ...]:
+    """Parts of a layer that lose at least one unit."""
+    parts: list[str] = []
+    if (cut.before.heads, cut.before.kv_heads) != (cut.after.heads, cut.after.kv_heads):
+        parts.append("attention")
+    if cut.before.mlp != cut.after.mlp:
+        parts.append("mlp")
+    return tuple(parts)

@@ -1,0 +1,184 @@
+"""Removing heads and MLP channels: score the dense model's units, share the ratio out, cut, and refit if asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.models import surgery
+from core.models.sizes import LayerSizes
+from core.models.surgery import Kept
+from core.pruning.allocation import global_sizes
+from core.pruning.calibration import InputStats
+from core.pruning.gradients import weight_gradients
+from core.pruning.job import Job, parts_cut
+from core.pruning.reconstruction import Refit
+from core.pruning.scores import checked, keep_best, keep_best_in_groups
+from core.pruning.units import WeightGradients, member_roles, reader_role, structure, unit_of
+
+Key = tuple[int, str]  # layer, part
+
+
+def width(job: Job) -> None:
+    """Cut every layer that loses units; the model's config says the new sizes afterwards."""
+    scores = importances(job)
+    kept = choose(job, scores)
+    if job.pruning.reconstruct and kept:
+        Refit(job, kept).run()
+    else:
+        for position, (index, stays) in enumerate(sorted(kept.items())):
+            job.progress(position, len(kept), "layers")
+            with job.body.at(index, final=True) as layer:
+                cut(job, index, stays)
+                job.report(index, layer, stays)
+    if kept:
+        surgery.finish(job.body.model, job.body.family)
+    job.progress(len(kept), len(kept), "layers")
+
+
+def cut(job: Job, index: int, stays: Kept) -> None:
+    """Cut decoder layer `index`, whose weights are at hand."""
+    surgery.cut_layer(job.body.model, job.body.family, index, stays)
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def importances(job: Job) -> dict[Key, Tensor]:
+    """A score per unit, higher stays, of each part of each layer whose score matters; from the cache if it has them."""
+    if job.pruning.allocation == "uniform":
+        wanted = [(each.layer, part) for each in job.plan.cuts for part in parts_cut(each)]
+    else:
+        wanted = [(index, part) for index in job.plan.selected for part in job.pruning.parts]
+    if not wanted:
+        return {}
+    what = _identity(job) if job.cache is not None and job.needs else None
+    if what is not None and job.cache is not None:
+        held = job.cache.read(what, [f"{index}.{part}" for index, part in wanted])
+        if held is not None:
+            return {(index, part): held[f"{index}.{part}"] for index, part in wanted}
+    scores = _computed(job, wanted)
+    if what is not None and job.cache is not None:
+        job.cache.write(what, {f"{index}.{part}": each for (index, part), each in scores.items()})
+    return scores
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """Everything that determines the scores, the model apart."""
+    import hashlib
+
+    assert job.windows is not None
+    tokens = hashlib.sha256(job.windows.cpu().contiguous().numpy().tobytes()).hexdigest()
+    found: dict[str, Any] = {
+        "method": job.method.name,
+        "options": job.pruning.options,
+        "heads": job.pruning.heads,
+        "tokens": tokens,
+        "windows": list(job.windows.shape),
+        "passes": str(job.walk.dtype),
+    }
+    return found | ({"seed": job.seed} if job.method.seeded else {})
+
+
+def _computed(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
+    if job.needs & {"gradients", "fisher"}:
+        return _from_gradients(job, wanted)
+    if job.needs:
+        return _from_inputs(job, wanted)
+    scores: dict[Key, Tensor] = {}
+    for index in sorted({layer for layer, _ in wanted}):
+        with job.body.at(index) as layer:
+            scores |= {key: _score(job, *key, layer) for key in wanted if key[0] == index}
+    return scores
+
+
+def _from_gradients(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
+    assert job.windows is not None
+    total = len(job.windows)
+    scores: dict[Key, Tensor] = {}
+    roles: dict[int, list[str]] = {}
+    for index, part in wanted:
+        roles.setdefault(index, []).extend(member_roles(unit_of(part, job.pruning.heads)))
+
+    def take(index: int, gradients: Mapping[str, WeightGradients]) -> None:
+        layer = job.body.layers()[index]
+        scores.update({key: _score(job, *key, layer, gradients) for key in wanted if key[0] == index})
+
+    weight_gradients(
+        job.body,
+        roles,
+        job.windows,
+        take,
+        fisher="fisher" in job.needs,
+        batch_size=job.pruning.calibration.batch_size,
+        progress=lambda done: job.calibrated(done / total),
+    )
+    return scores
+
+
+def _from_inputs(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
+    """From the dense model's own inputs of o and down, one pass."""
+    stream = job.enter(0.01)
+    scores: dict[Key, Tensor] = {}
+    last = max(index for index, _ in wanted)
+    for index in range(last + 1):
+        here = [key for key in wanted if key[0] == index]
+        with job.body.at(index) as layer:
+            if not here:
+                job.walk.advance(index, layer, stream)
+            else:
+                roles = [reader_role(part) for _, part in here]
+                stats = job.walk.statistics(index, layer, roles, stream, job.gather, advance=True)
+                scores |= {key: _score(job, *key, layer, None, stats[reader_role(key[1])]) for key in here}
+        job.calibrated((index + 1) / (last + 1))
+    return scores
+
+
+def _score(
+    job: Job,
+    index: int,
+    part: str,
+    layer: nn.Module,
+    gradients: Mapping[str, WeightGradients] | None = None,
+    read: InputStats | None = None,
+) -> Tensor:
+    """One score per unit (units,) of a part of a layer, on the CPU."""
+    sizes = job.plan.before.layers[index]
+    units = structure(index, part, job.pruning.heads, sizes, job.matrices(layer), gradients, read)
+    scores = job.call(index, part, structure=units)
+    return checked(scores, (units.units,), job.method.name, f"layer {index}, {part}").detach().cpu()
+
+
+# -------------------------------------------------------------------------------------------------------------- choice
+
+
+def choose(job: Job, scores: Mapping[Key, Tensor]) -> dict[int, Kept]:
+    """What stays of each layer that loses units: as many of the best as the plan, or one ranking over all, says."""
+    if job.pruning.allocation == "uniform":
+        after = {each.layer: each.after for each in job.plan.cuts if parts_cut(each)}
+    else:
+        after = global_sizes(
+            job.plan.before, scores, job.plan.goal, heads=job.pruning.heads, round_to=job.pruning.round_to
+        )
+    return {
+        index: stays
+        for index, sizes in after.items()
+        if (stays := _stays(job, index, job.plan.before.layers[index], sizes, scores)) != Kept()
+    }
+
+
+def _stays(job: Job, index: int, before: LayerSizes, after: LayerSizes, scores: Mapping[Key, Tensor]) -> Kept:
+    query: Tensor | None = None
+    kv: Tensor | None = None
+    channels: Tensor | None = None
+    if (before.heads, before.kv_heads) != (after.heads, after.kv_heads):
+        if job.pruning.heads == "kv_groups":
+            rep = before.heads // before.kv_heads
+            kv = keep_best(scores[index, "attention"], after.kv_heads)
+            query = (kv[:, None] * rep + torch.arange(rep)).flatten()
+        else:
+            query = keep_best_in_groups(scores[index, "attention"], before.kv_heads, after.heads // after.kv_heads)
+    if before.mlp != after.mlp:
+        channels = keep_best(scores[index, "mlp"], after.mlp)
+    return Kept(query, kv, channels)
