@@ -39,25 +39,15 @@ def require(experiment: Experiment, architecture: Architecture, *, foreign_code:
 
 
 def _not_built_yet(experiment: Experiment) -> Iterator[Problem]:
-    pruning = experiment.pruning
     if experiment.recovery is not None:
         yield Problem("recovery", f"Recovery ({experiment.recovery.kind}) is set.", LATER)
-    if pruning is None:
-        return
-    if pruning.target != "selected":
-        yield Problem("pruning.target", f"target: {pruning.target} is set; only selected works.", LATER)
-    if pruning.allocation != "uniform":
-        yield Problem("pruning.allocation", f"allocation: {pruning.allocation} is set; only uniform works.", LATER)
-    if pruning.reconstruct:
-        yield Problem("pruning.reconstruct", "reconstruct is set.", LATER)
 
 
 def _texts(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:
-    from core.pruning.registry import get
 
     pruning = experiment.pruning
     limit = architecture.max_positions
-    calibrated = pruning is not None and get(pruning.method).calibrated(pruning.options)
+    calibrated = pruning is not None and pruning.reads_text
     if pruning is not None and calibrated and pruning.calibration.length > limit:
         yield Problem(
             "pruning.calibration.length",
@@ -89,10 +79,9 @@ def _texts(experiment: Experiment, architecture: Architecture) -> Iterator[Probl
 
 
 def _leaks(pruning: Pruning, corpus: str | None, split: str, path: str | None) -> bool:
-    from core.pruning.registry import get
 
     calibration = pruning.calibration
-    if not get(pruning.method).calibrated(pruning.options):
+    if not pruning.reads_text:
         return False
     if path is not None or calibration.path is not None:
         return path == calibration.path
@@ -110,7 +99,7 @@ def _pruning(pruning: Pruning, architecture: Architecture) -> list[Problem]:
         planned = plan(architecture, pruning)
     except ExperimentError as error:
         return error.problems
-    return [*_patterns(pruning, planned), *_widths(pruning, planned)]
+    return [*_patterns(pruning, planned), *_widths(pruning, planned), *_whole_layers(pruning, planned)]
 
 
 def _patterns(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
@@ -136,24 +125,66 @@ def _patterns(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
 def _widths(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
     if planned.kind != "width":
         return
-    if pruning.same_sizes and not planned.after.uniform:
-        yield Problem(
-            "pruning.same_sizes",
-            f"same_sizes is set, but only layers {planned.selected[0]}–{planned.selected[-1]} are cut: sizes differ.",
-            "Prune all layers, or turn same_sizes off.",
-        )
+    yield from _same_sizes(pruning, planned)
     if planned.params_after == planned.params_before:
         yield Problem(
             "pruning.ratio",
             f"{pruning.ratio:.0%} removes nothing here: {_granularity(pruning, planned)}",
             "Raise the ratio, or lower round_to.",
         )
+    elif not planned.exact or pruning.target == "model":
+        return
     elif "attention" in pruning.parts and all(cut.before.heads == cut.after.heads for cut in planned.cuts):
         yield Problem(
             "pruning.ratio",
             f"{pruning.ratio:.0%} removes no head at all here: {_granularity(pruning, planned)}",
             "Raise the ratio, or count query heads within groups.",
             "warning",
+        )
+
+
+def _same_sizes(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
+    from core.models.families import family
+
+    if not pruning.same_sizes:
+        return
+    if not planned.after.uniform:
+        yield Problem(
+            "pruning.same_sizes",
+            f"same_sizes is set, but only layers {planned.selected[0]}–{planned.selected[-1]} are cut: sizes differ.",
+            "Prune all layers, or turn same_sizes off.",
+        )
+    elif family(planned.after.model_type).layout(planned.after) != "stock":
+        heads, hidden = planned.after.layers[0].heads, planned.after.hidden_size
+        yield Problem(
+            "pruning.same_sizes",
+            f"The stock class takes no {heads} query heads: they do not divide the hidden size {hidden}.",
+            "Choose a ratio that leaves another number of heads, prune the MLP only, or turn same_sizes off.",
+        )
+
+
+def _whole_layers(pruning: Pruning, planned: Plan) -> Iterator[Problem]:
+    if planned.kind == "depth":
+        n = len(planned.selected)
+        if not planned.layers_removed:
+            yield Problem(
+                "pruning.ratio",
+                f"{pruning.ratio:.0%} of {n} layers is less than one.",
+                f"Choose at least {1 / n:.0%}.",
+            )
+        elif not planned.before.uniform:
+            yield Problem(
+                "pruning.method",
+                "This model's layers differ in size already; how much goes depends on which layers are chosen.",
+                "The result says what went.",
+                "warning",
+            )
+    elif planned.kind == "hidden" and planned.after.hidden_size == planned.before.hidden_size:
+        step = max(sizes.heads for sizes in planned.before.layers)
+        yield Problem(
+            "pruning.ratio",
+            f"{pruning.ratio:.0%} removes no channel of {planned.before.hidden_size}: they go {step} at a time.",
+            f"Choose at least {step / planned.before.hidden_size:.1%}.",
         )
 
 

@@ -94,7 +94,7 @@ class Experiment(Section):
             method = _method(self.pruning)
             for name in inapplicable(method.kind):
                 del data["pruning"][name]
-            if not method.calibrated(self.pruning.options):
+            if not self.pruning.reads_text:
                 del data["pruning"]["calibration"]
         for entry in (data["evaluation"]["perplexity"], [(data["pruning"] or {}).get("calibration") or {}]):
             for text in entry:
@@ -218,4 +218,4 @@ def _seed_matters(experiment: Experiment) -> bool:
     if pruning is None:
         return False
     method = _method(pruning)
-    return method.seeded or (method.calibrated(pruning.options) and pruning.calibration.seed is None)
+    return method.seeded or (pruning.reads_text and pruning.calibration.seed is None)

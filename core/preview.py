@@ -16,7 +16,6 @@ from core.models.catalogue import ModelSource, resolve
 from core.models.families import loads_in
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import Architecture
-from core.pruning.registry import get
 
 GIB = 1 << 30
 PYTHON = ".venv/bin/python"
@@ -58,7 +57,7 @@ def problems_of(setting: Setting) -> list[Problem]:
     experiment = setting.experiment
     found = check(experiment, setting.architecture, foreign_code=setting.source.foreign_code)
     pruning = experiment.pruning
-    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+    if pruning is not None and pruning.reads_text:
         found += check_corpus(pruning.calibration, "pruning.calibration")
     for i, text in enumerate(experiment.evaluation.perplexity):
         found += check_corpus(text, f"evaluation.perplexity.{i}")
@@ -127,7 +126,7 @@ def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Seq
     experiment, evaluation = setting.experiment, setting.experiment.evaluation
     found: list[str] = []
     pruning = experiment.pruning
-    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+    if pruning is not None and pruning.reads_text:
         fields = {problem.field for problem in said}
         texts = [text for i, text in enumerate(evaluation.perplexity) if f"evaluation.perplexity.{i}" not in fields]
         found += list(dict.fromkeys(filter(None, (leakage(pruning.calibration, text) for text in texts))))

@@ -113,7 +113,7 @@ class Pruning(Section):
     )
     allocation: Literal["uniform", "global", "owl"] = Field(
         "uniform",
-        description="How the ratio is shared over the layers: the same in each, one ranking over all, or by outlier share.",
+        description="How the ratio is shared over the layers. uniform: the same in each; global (width): one ranking over all layers; owl (mask): layers with more outliers lose less.",
     )
     same_sizes: bool = Field(
         False,
@@ -154,12 +154,40 @@ class Pruning(Section):
             without_defaults(options.model_dump(mode="json"), method.options().model_dump(mode="json")),
         )
         self._ratio_of_the_pattern()
+        self._fitting_allocation(method.kind, bool(method.needs_for(self.options)))
         for name in inapplicable(method.kind):
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} does not apply to {self.method}, a {method.kind} method; leave it out"
                 )
         return self
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether anything about this cut looks at calibration text: the method, the allocation or the refit."""
+        from core.pruning.registry import get
+
+        return get(self.method).calibrated(self.options) or self.reconstruct or self.allocation == "owl"
+
+    def _fitting_allocation(self, kind: str, calibrated: bool) -> None:
+        allowed = ALLOCATIONS.get(kind, ("uniform",))
+        if self.allocation not in allowed:
+            raise ValueError(
+                f"allocation: {self.allocation} does not apply to {self.method}, a {kind} method; "
+                f"choose {' or '.join(allowed)}"
+            )
+        fixed = self.pattern != "unstructured"
+        if fixed and self.allocation != "uniform":
+            raise ValueError(f"pattern {self.pattern} removes the same share of every layer; leave allocation out")
+        if fixed and self.target == "model":
+            raise ValueError(f"pattern {self.pattern} fixes the share of zeros; leave target out")
+        if self.same_sizes and self.allocation != "uniform":
+            raise ValueError("same_sizes gives every layer the same sizes; leave allocation out")
+        if self.allocation == "owl" and not calibrated:
+            raise ValueError(
+                f"allocation: owl ranks layers by what calibration shows, and {self.method} looks at no text; "
+                "choose a calibrated method"
+            )
 
     def _ratio_of_the_pattern(self) -> None:
         n_of_m = parse_pattern(self.pattern)
@@ -175,6 +203,7 @@ class Pruning(Section):
 
 
 _APPLIES: dict[str, frozenset[str]] = {
+    "layers": frozenset({"width", "mask", "depth"}),
     "heads": frozenset({"width"}),
     "round_to": frozenset({"width"}),
     "same_sizes": frozenset({"width"}),
@@ -183,6 +212,7 @@ _APPLIES: dict[str, frozenset[str]] = {
     "parts": frozenset({"width", "mask"}),
     "allocation": frozenset({"width", "mask"}),
 }
+ALLOCATIONS: dict[str, tuple[str, ...]] = {"width": ("uniform", "global"), "mask": ("uniform", "owl")}
 
 
 def inapplicable(kind: str) -> list[str]:

@@ -64,13 +64,12 @@ def require_data(experiment: Experiment) -> None:
     """Refuse an experiment whose texts or tasks cannot be had; asks no network and loads nothing heavy."""
     from core.data.corpora import check_corpus
     from core.data.tasks import check_tasks
-    from core.pruning.registry import get
 
     evaluation, pruning = experiment.evaluation, experiment.pruning
     problems: list[Problem] = list(check_tasks(evaluation.tasks))
     for place, choice in enumerate(evaluation.perplexity):
         problems += check_corpus(choice, f"evaluation.perplexity.{place}")
-    if pruning is not None and get(pruning.method).calibrated(pruning.options):
+    if pruning is not None and pruning.reads_text:
         problems += check_corpus(pruning.calibration, "pruning.calibration")
     if problems:
         raise ExperimentError.of(problems)
@@ -182,12 +181,11 @@ def _prune_and_save(journal: Journal, setting: Setting, loaded: "LoadedModel") -
 
 def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel") -> "PruneOutcome":
     from core.pruning.prune import prune
-    from core.pruning.registry import get
 
     experiment, pruning = setting.experiment, setting.experiment.pruning
     assert pruning is not None
     windows, calibration = None, None
-    if get(pruning.method).calibrated(pruning.options):
+    if pruning.reads_text:
         journal.begin(stages.CALIBRATE)
         windows, calibration = _calibration(journal, experiment, loaded)
     else:

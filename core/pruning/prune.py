@@ -94,11 +94,6 @@ def prune(
     return _outcome(job, before)
 
 
-def needs_text(method: Method, pruning: Pruning) -> bool:
-    """Whether anything about this cut reads calibration text."""
-    return method.calibrated(pruning.options) or pruning.reconstruct or pruning.allocation == "owl"
-
-
 def _resident(model: "PreTrainedModel", device: str, windows: Tensor | None) -> Resident:
     """The whole model on the device where that leaves room, else a layer at a time."""
     passes = 0 if windows is None else 3 * windows.numel() * int(model.config.hidden_size) * model.dtype.itemsize
@@ -106,7 +101,7 @@ def _resident(model: "PreTrainedModel", device: str, windows: Tensor | None) -> 
 
 
 def _usable_windows(method: Method, pruning: Pruning, windows: Tensor | None) -> Tensor | None:
-    if not needs_text(method, pruning):
+    if not pruning.reads_text:
         return None
     if windows is None or windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         shape = "none" if windows is None else f"shape {tuple(windows.shape)}"
