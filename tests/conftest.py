@@ -30,6 +30,26 @@ TINY: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
+# What a tiny model of each family has besides, or in place of, TINY: its own oddities, all switched on.
+TINY_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 5},
+    "qwen2": {"head_dim": None, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 11, "sliding_window": 5, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 11,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
+        },
+    },
+    "phi3": {"head_dim": None, "tie_word_embeddings": False, "rope_parameters": {"partial_rotary_factor": 0.5}},
+}
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -65,6 +85,32 @@ def tiny_llama() -> Callable[..., Any]:
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0, 0.3)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Any]:
+    """A tiny GQA model of any family, four layers, all weights random (biases and norms, too), float32, eval mode.
+
+    Keywords replace config entries; None leaves one out.
+    """
+
+    def make(model_type: str, seed: int = 0, **changes: Any) -> Any:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.manual_seed(seed)
+        entries = {**TINY, "num_hidden_layers": 4, **TINY_FAMILIES[model_type], **changes}
+        config = AutoConfig.for_model(model_type, **{key: each for key, each in entries.items() if each is not None})
+        model = AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, 0.3)
+                else:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
         return model
 
     return make

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core import settings
 from core.errors import ModelError, UnknownNameError
 from core.models import builtin
-from core.models.families import families
+from core.models.families import brings_code, families
 from core.models.fingerprints import file_hash
 from core.models.sizes import PER_LAYER_KEY, Architecture
 
@@ -57,7 +57,7 @@ class ModelSource:
     @property
     def foreign_code(self) -> bool:
         """Whether the model brings Python code of its own."""
-        return "auto_map" in self.config and not self.own_per_layer
+        return brings_code(self.config) and not self.own_per_layer
 
     @cached_property
     def fingerprint(self) -> str:
@@ -164,7 +164,7 @@ def _source(
     revision: str | None = None,
 ) -> ModelSource:
     own = PER_LAYER_KEY in config and config.get("model_type") in families()
-    if "auto_map" in config and not own and not choice.trust_remote_code:
+    if brings_code(config) and not own and not choice.trust_remote_code:
         raise ModelError(
             f"{choice.name} brings Python code of its own, which would be executed.",
             "Read that code; then allow it for this one model (trust_remote_code).",

@@ -12,7 +12,7 @@ from core.device import resolve_dtype, torch_device
 from core.errors import EspalierError, ModelError
 from core.models.builtin import builtin_directory
 from core.models.catalogue import ModelSource, read_config, resolve
-from core.models.families import family
+from core.models.families import brings_code, families, family
 from core.models.sizes import PER_LAYER_KEY
 from core.progress import Progress, silent
 
@@ -66,7 +66,8 @@ def load_directory(
     directory = Path(path)
     config = read_config(directory)
     own = PER_LAYER_KEY in config
-    code = {} if own else {"trust_remote_code": trust_remote_code}
+    code = {} if own else {"trust_remote_code": trust_remote_code and brings_code(config)}
+    known = families().get(str(config.get("model_type", "")))
     loader: Any = _per_layer_class(config) if own else AutoModelForCausalLM
     target = torch_device(device)
     progress(0, 2, "steps")
@@ -74,7 +75,7 @@ def load_directory(
         model, info = loader.from_pretrained(
             str(directory),
             dtype=getattr(torch, resolve_dtype(dtype, device)),
-            attn_implementation="sdpa",
+            attn_implementation=known.attention if known else None,
             use_safetensors=True,
             output_loading_info=True,
             **code,

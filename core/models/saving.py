@@ -61,7 +61,8 @@ def save(
     import torch
 
     adapter = family(model.config.model_type)
-    if type(model).__name__ not in (adapter.stock_class, adapter.per_layer_class):
+    foreign = type(model).__module__.startswith("transformers_modules.")
+    if foreign or type(model).__name__ not in (adapter.stock_class, adapter.per_layer_class):
         raise ModelError(
             f"A {type(model).__name__} brings its own code, and cannot be saved as a {adapter.title} model.",
             "Choose a model that transformers' own classes load.",
@@ -113,28 +114,39 @@ def _config(model: "PreTrainedModel", adapter: Family, layout: Layout, dtype: "t
     # config classes share only what differs
     shared = PreTrainedConfig().to_dict()
     config: dict[str, Any] = {
-        key: value for key, value in model.config.to_dict().items() if key not in shared or value != shared[key]
+        key: value
+        for key, value in model.config.to_dict().items()
+        if not key.startswith("_") and (key not in shared or value != shared[key])
     }
-    for name in (
-        "_name_or_path",
-        "_model_name_or_path",
-        "quantization_config",
-        "auto_map",
-        "torch_dtype",
-        PER_LAYER_KEY,
-    ):
+    for name in ("quantization_config", "auto_map", "torch_dtype", PER_LAYER_KEY):
         config.pop(name, None)
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    config |= _older_rope(config.get("rope_parameters") or {}, adapter)
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["tie_word_embeddings"] = adapter.tied(model)
     config["architectures"] = [adapter.stock_class if layout == "stock" else adapter.per_layer_class]
     if layout == "per_layer":
         config["auto_map"] = {"AutoModelForCausalLM": f"{adapter.per_layer_module}.{adapter.per_layer_class}"}
     return config
+
+
+def _older_rope(rope: dict[str, Any], adapter: Family) -> dict[str, Any]:
+    """Positions as transformers 4.57 reads them, at the top level; transformers 5 reads both alike."""
+    found: dict[str, Any] = {}
+    if isinstance(rope.get("sliding_attention"), dict):  # one set for each kind of layer
+        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    if isinstance(rope.get("full_attention"), dict):
+        rope = rope["full_attention"]
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            found[name] = rope[name]
+    kind = rope.get("rope_type", "default")
+    if kind != "default":
+        elsewhere = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}
+        if adapter.rope_type_key == "type":  # Phi3Config knows three keys, and has this one at the top level
+            elsewhere.add("original_max_position_embeddings")
+        rest = {key: value for key, value in rope.items() if key not in elsewhere}
+        found["rope_scaling"] = {adapter.rope_type_key: kind, **rest}
+    return found
 
 
 def _write_weights(

@@ -10,6 +10,35 @@ PER_LAYER_KEY = "espalier_layers"
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 PART_MATRICES = {"attention": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}
 
+# What config classes take for granted where config.json says nothing, as far as published models rely on it.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
+    "phi3": {"max_position_embeddings": 4096},
+    "gemma2": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 256_000,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    },
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131_072,
+    },
+}
+_QKV_BIAS = {"qwen2"}  # on q, k and v, whatever config.json says
+_NO_ATTENTION_BIAS = {"mistral", "phi3"}
+_NO_MLP_BIAS = {"mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
+_QK_NORM = {"qwen3", "gemma3_text"}
+_FOUR_NORMS = {"gemma2", "gemma3_text"}
+
 
 @dataclass(frozen=True)
 class LayerSizes:
@@ -22,7 +51,10 @@ class LayerSizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What config.json says of a decoder-only model, as far as pruning needs it."""
+    """What config.json says of a decoder-only model, as far as pruning needs it.
+
+    `longrope`: positions are scaled by factors of Phi-3's kind, one for each pair of a head's channels.
+    """
 
     model_type: str
     hidden_size: int
@@ -37,10 +69,22 @@ class Architecture:
     max_positions: int = 2048
     dtype: str = "float32"
     norms_per_layer: int = 2
+    longrope: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
-        """Read a config.json given as a mapping. ModelError names the key that is missing or not a positive integer."""
+        """Read a config.json given as a mapping. ModelError names the key that is missing or not a positive integer.
+
+        So it does for a model of texts and images, whose text part has a config of its own.
+        """
+        model_type = str(config.get("model_type", ""))
+        if isinstance(config.get("text_config"), Mapping):
+            part = config["text_config"].get("model_type", "text")
+            raise ModelError(
+                f"A {model_type or 'multimodal'} model reads more than text: its {part} model is only a part of it.",
+                "Choose a model of text alone, or save the text part as a model of its own.",
+            )
+        config = {**_DEFAULTS.get(model_type, {}), **config}
         heads = _count(config, "num_attention_heads")
         hidden = _count(config, "hidden_size")
         base = LayerSizes(heads, _count(config, "num_key_value_heads", heads), _count(config, "intermediate_size"))
@@ -59,8 +103,7 @@ class Architecture:
             )
             for row in rows or ()
         )
-        model_type = str(config.get("model_type", ""))
-        bias = bool(config.get("attention_bias", model_type == "qwen2"))
+        bias = bool(config.get("attention_bias")) and model_type not in _NO_ATTENTION_BIAS
         return cls(
             model_type=model_type,
             hidden_size=hidden,
@@ -68,13 +111,14 @@ class Architecture:
             vocab_size=_count(config, "vocab_size"),
             tied=bool(config.get("tie_word_embeddings", False)),
             layers=layers or (base,) * n_layers,
-            attention_bias=bias,
-            output_bias=bias and model_type != "qwen2",
-            mlp_bias=bool(config.get("mlp_bias", False)),
-            qk_norm=model_type in {"qwen3", "gemma3_text"},
+            attention_bias=bias or model_type in _QKV_BIAS,
+            output_bias=bias and model_type not in _QKV_BIAS,
+            mlp_bias=bool(config.get("mlp_bias")) and model_type not in _NO_MLP_BIAS,
+            qk_norm=model_type in _QK_NORM,
             max_positions=_count(config, "max_position_embeddings", 2048),
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-            norms_per_layer=4 if model_type in {"gemma2", "gemma3_text"} else 2,
+            norms_per_layer=4 if model_type in _FOUR_NORMS else 2,
+            longrope=model_type == "phi3" and "long_factor" in _rope(config),
         )
 
     @property
@@ -130,6 +174,11 @@ class Architecture:
         linear = sum(r * c for i in range(self.n_layers) for r, c in self.matrix_shapes(i).values())
         attention = sum(2 * s.heads * self.head_dim * context for s in self.layers)
         return tokens * (linear + attention + self.vocab_size * self.hidden_size)
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("rope_scaling") or config.get("rope_parameters")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _count(config: Mapping[str, Any], key: str, default: int | None = None, *, zero: bool = False) -> int:

@@ -110,24 +110,27 @@ def _token_ids(config: Any) -> "torch.Tensor":
 def _float32_on_cpu(model: "PreTrainedModel", stored: "torch.dtype") -> Iterator[None]:
     """While open, each module computes in float32 on the CPU from its weights rounded to `stored`.
 
-    One module at a time is converted and put back, so that no second copy of the model is needed.
+    One module at a time is converted and put back, so that no second copy of the model is needed. A scale of the
+    embedding, which a half-precision model holds rounded, is that of the config.
     """
     import torch
 
-    held: dict[torch.nn.Module, list[torch.Tensor]] = {}
+    held: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def own(module: torch.nn.Module) -> list[torch.Tensor]:
         return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
     def enter(module: torch.nn.Module, _inputs: Any) -> None:
-        held[module] = [each.data for each in own(module)]
+        held[module] = [(each, each.data) for each in own(module)]
         for weight in module.parameters(recurse=False):
             weight.data = weight.data.to("cpu", stored).float()
         for buffer in module.buffers(recurse=False):
             buffer.data = buffer.data.to("cpu")
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale.data = torch.tensor(module.scalar_embed_scale, dtype=torch.float32)
 
     def leave(module: torch.nn.Module, _inputs: Any = None, _outputs: Any = None) -> None:
-        for each, data in zip(own(module), held.pop(module), strict=True):
+        for each, data in held.pop(module):
             each.data = data
 
     hooks = []

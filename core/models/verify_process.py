@@ -20,7 +20,6 @@ def main(directory: str, request: str, answer: str, trusted: str, text: str) -> 
         dtype=torch.float32,
         trust_remote_code=trusted == "1",
         use_safetensors=True,
-        attn_implementation="sdpa",
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     with torch.inference_mode():
