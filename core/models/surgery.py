@@ -77,8 +77,6 @@ def finish(model: "PreTrainedModel", family: Family) -> Architecture:
             delattr(config, PER_LAYER_KEY)
     else:
         setattr(config, PER_LAYER_KEY, [layer_entry(each) for each in sizes])
-    for layer, own in zip(family.layers(model), sizes, strict=True):
-        family.keep_books(layer, own)
     return architecture
 
 

@@ -187,8 +187,8 @@ def test_a_cut_model_reloads_with_the_same_logits(tiny_model, tiny_tokenizer, tm
     [*((each, True) for each in ALL if each != "llama"), ("gemma2", False), ("gemma3_text", False), ("phi3", False)],
 )
 def test_a_stranger_finds_the_same_model(tiny_model, tiny_tokenizer, tmp_path, model_type, per_layer):
-    """In a fresh process; from half precision, where Gemma holds the scale of its embedding rounded."""
-    model = tiny_model(model_type)
+    """In a fresh process; from half precision, where Gemma holds the scale of its embedding, here √24, rounded."""
+    model = tiny_model(model_type, hidden_size=24)
     source = save(model, tiny_tokenizer(), tmp_path / "source", dtype="bfloat16").directory
     model, tokenizer = load_directory(source, device="cpu", dtype="bfloat16")
     cut(model, per_layer=per_layer)
