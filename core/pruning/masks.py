@@ -56,16 +56,22 @@ def matrix_mask(scores: Tensor, ratio: float) -> Tensor:
 def n_of_m_mask(scores: Tensor, n: int, m: int) -> Tensor:
     """Keep-mask (out, in) that keeps the n best of every m consecutive inputs. InputError unless m divides `in`."""
     rows, columns = scores.shape
-    if columns % m:
-        raise InputError(
-            f"the pattern {n}:{m} needs input widths that {m} divides, but a matrix has {columns} inputs.",
-            "Choose unstructured, or a model whose widths fit.",
-        )
+    check_divides((n, m), columns)
     groups = scores.reshape(rows * columns // m, m)
     order = groups.argsort(dim=1, stable=True)  # smallest first, ties in position order
     keep = torch.ones_like(groups, dtype=torch.bool)
     keep.scatter_(1, order[:, : m - n], False)
     return keep.view(rows, columns)
+
+
+def check_divides(n_of_m: tuple[int, int], columns: int) -> None:
+    """InputError unless a pattern's m divides a matrix's inputs."""
+    n, m = n_of_m
+    if columns % m:
+        raise InputError(
+            f"the pattern {n}:{m} needs input widths that {m} divides, but a matrix has {columns} inputs.",
+            "Choose unstructured, or a model whose widths fit.",
+        )
 
 
 def keep_mask(scores: Tensor, *, ratio: float, pattern: str, compare: str) -> Tensor:
