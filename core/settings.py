@@ -4,6 +4,7 @@
 |---|---|---|
 | ESPALIER_HOME | runs/, studies/, chat/, queue.json, results.duckdb | the repository |
 | ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
+| ESPALIER_STREAM | 1: prune a layer at a time from and to disk, whatever memory there is | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -57,3 +58,8 @@ def database_file() -> Path:
 def offline() -> bool:
     """Whether model and data hubs must not be asked."""
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def always_stream() -> bool:
+    """Whether pruning reads layers from disk one at a time even where the model would fit into memory."""
+    return os.environ.get("ESPALIER_STREAM") == "1"

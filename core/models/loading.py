@@ -43,7 +43,7 @@ def load(choice: "ModelChoice", *, device: str, dtype: str, progress: Progress =
     ModelError where it cannot be had or read.
     """
     source = resolve(choice)
-    directory = _directory(source, choice.trust_remote_code, progress)
+    directory = weights_directory(source, choice.trust_remote_code, progress)
     model, tokenizer = load_directory(
         directory, device=device, dtype=dtype, trust_remote_code=choice.trust_remote_code, progress=progress
     )
@@ -68,7 +68,7 @@ def load_directory(
     own = PER_LAYER_KEY in config
     code = {} if own else {"trust_remote_code": trust_remote_code and brings_code(config)}
     known = families().get(str(config.get("model_type", "")))
-    loader: Any = _per_layer_class(config) if own else AutoModelForCausalLM
+    loader: Any = per_layer_class(config) if own else AutoModelForCausalLM
     target = torch_device(device)
     progress(0, 2, "steps")
     try:
@@ -125,12 +125,13 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _per_layer_class(config: dict[str, Any]) -> Any:
+def per_layer_class(config: dict[str, Any]) -> Any:
+    """This program's own class for a folder whose config.json has sizes per layer."""
     adapter = family(str(config.get("model_type", "")))
     return getattr(importlib.import_module(f"core.models.{adapter.per_layer_module}"), adapter.per_layer_class)
 
 
-def _directory(source: ModelSource, trust_remote_code: bool, progress: Progress) -> Path:
+def weights_directory(source: ModelSource, trust_remote_code: bool = False, progress: Progress = silent) -> Path:
     """The folder of a source: converted, downloaded (safetensors and text files only), or simply there."""
     if source.name.startswith("builtin:"):
         return builtin_directory(progress)

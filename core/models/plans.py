@@ -151,8 +151,8 @@ def plan(architecture: Architecture, pruning: "Pruning") -> Plan:
         goal = half_up_count(pruning.ratio, architecture.params)
         if goal >= reach:
             raise ExperimentError(
-                f"{pruning.ratio:.0%} of the whole model is {goal:,} parameters, but the selected layers and parts "
-                f"hold only {reach:,} that {pruning.method} could take ({reach / architecture.params:.1%} of the model).",
+                f"{pruning.ratio:.0%} of the whole model is {goal:,} parameters, but the selected layers and parts hold "
+                f"only {reach:,} that {pruning.method} could take ({reach / architecture.params:.1%} of it).",
                 "Lower the ratio, or select more layers and parts.",
                 field="pruning.ratio",
             )

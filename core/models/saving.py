@@ -52,10 +52,12 @@ def save(
     progress: Progress = silent,
     *,
     dtype: str | None = None,
+    weights: Path | None = None,
 ) -> SavedModel:
     """Write weights, config, tokenizer and, where sizes differ per layer, the code that holds them.
 
     `dtype` is the format of the weights on disk (the source's, `LoadedModel.source_dtype`); None keeps the model's.
+    `weights`: a folder of finished safetensors files, which are moved; `model` may then be a skeleton without weights.
     The folder appears whole or not at all; an older one of that name is replaced. progress counts bytes of weights.
     """
     import torch
@@ -73,7 +75,11 @@ def save(
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _write_weights(model, adapter, partial, stored, progress)
+        if weights is None:
+            _write_weights(model, adapter, partial, stored, progress)
+        else:
+            for path in sorted(weights.glob("model*")):
+                path.replace(partial / path.name)
         config = _config(model, adapter, layout, stored)
         if layout == "per_layer":
             config[PER_LAYER_KEY] = [layer_entry(sizes) for sizes in architecture.layers]

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from core.errors import ModelError, NotAvailableError, RunError
 from core.models.body import outside_modules
+from core.models.catalogue import ModelSource, read_config, resolve
 from core.models.families import family
+from core.progress import Progress, silent
+from core.settings import always_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from core.experiment import ModelChoice
+    from core.models.loading import LoadedModel
 
 STREAM_SHARD_BYTES = 2**28
 INDEX = "model.safetensors.index.json"
@@ -101,7 +107,8 @@ class Writer:
     def close(self) -> None:
         """Write what is left, and give the shards their names."""
         self._flush()
-        count, where = len(self._shards), {}
+        count = len(self._shards)
+        where: dict[str, str] = {}
         for number, names in enumerate(self._shards):
             file = "model.safetensors" if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
             self._part(number).replace(self.directory / file)
@@ -189,17 +196,28 @@ class Streamed:
         if self.tied:
             self.family.head(self.model).weight = self.family.embedding(self.model).weight
 
+    @property
+    def writer(self) -> Writer:
+        """Where finished layers go."""
+        if self._writer is None:
+            raise ValueError("this body was opened for reading only")
+        return self._writer
+
+    def count_nonzero(self) -> int:
+        """Elements that are not zero in all files, read one tensor at a time."""
+        cpu = torch.device("cpu")
+        return sum(int(torch.count_nonzero(self.source.read([name], cpu)[name])) for name in self.source.files)
+
     def finish(self) -> None:
         """Write what is outside the layers, and close the files. All layers must have had their final visit."""
-        assert self._writer is not None
         with self.outside():
             inside = {id(each) for layer in self.layers() for each in layer.parameters()}
             seen: set[int] = set()
             for name, parameter in self.model.named_parameters():
                 if id(parameter) not in inside and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    self._writer.add(name, parameter)
-        self._writer.close()
+                    self.writer.add(name, parameter)
+        self.writer.close()
 
     @contextmanager
     def on_the_fly(self) -> Iterator["PreTrainedModel"]:
@@ -239,32 +257,63 @@ class Streamed:
                 raise RunError(f"{name} was not written as it was in memory.", "Run it again; check the disk.")
 
 
-def streamable(kind: str) -> None:
-    """NotAvailableError for a kind of pruning that must hold the model in memory."""
+def must_stream(source: ModelSource, kind: str) -> bool:
+    """Whether a model should be pruned from disk: asked for, or its weights would take most of the free memory.
+
+    NotAvailableError for a kind of pruning that must hold the model in memory.
+    """
+    import psutil
+
+    architecture = source.architecture
+    needed = architecture.params * {"float32": 4}.get(architecture.dtype, 2)
+    if not always_stream() and needed < 0.6 * psutil.virtual_memory().available:
+        return False
     if kind == "hidden":
+        if always_stream():
+            return False
         raise NotAvailableError(
             "Hidden-channel pruning touches every matrix at once, and this model does not fit into memory.",
             "Choose a width, depth or mask method, or a machine with more memory.",
         )
+    return True
+
+
+def open_streamed(
+    choice: "ModelChoice", device: str, scratch: Path, progress: Progress = silent
+) -> "tuple[LoadedModel, Streamed]":
+    """A skeleton of what an Experiment names, its tokenizer, and the body that reads its layers.
+
+    scratch: folder for the result's weights. ModelError where the model cannot be had or read.
+    """
+    from transformers import AutoTokenizer
+
+    from core.models.loading import LoadedModel, stored_dtype, weights_directory
+
+    source = resolve(choice)
+    directory = weights_directory(source, progress=progress)
+    dtype = stored_dtype(directory)
+    body = Streamed(directory, device, Writer(scratch))
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    return LoadedModel(body.model, tokenizer, source, device, dtype, dtype), body
 
 
 def _skeleton(directory: Path) -> "PreTrainedModel":
     """The model's modules without weights; buffers, which are computed and not stored, are real."""
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from core.models.catalogue import read_config
-    from core.models.loading import _per_layer_class, stored_dtype
+    from core.models.loading import per_layer_class, stored_dtype
     from core.models.sizes import PER_LAYER_KEY
 
     raw = read_config(directory)
     config = AutoConfig.from_pretrained(str(directory))
     dtype = getattr(torch, stored_dtype(directory))
+    attention = family(str(raw.get("model_type", ""))).attention
     with init_empty_weights(include_buffers=False):
         if PER_LAYER_KEY in raw:
-            model = _per_layer_class(raw)._from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = per_layer_class(raw)._from_config(config, dtype=dtype, attn_implementation=attention)
         else:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     model.config.tie_word_embeddings = bool(raw.get("tie_word_embeddings", model.config.tie_word_embeddings))
     result: PreTrainedModel = model.eval()
     return result

@@ -44,9 +44,16 @@ class VerifyReport:
 
 
 def verify(
-    directory: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", progress: Progress = silent
+    directory: Path,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    progress: Progress = silent,
+    *,
+    offload: bool = False,
 ) -> VerifyReport:
     """Reload `directory` in a fresh process and compare with the model in memory.
+
+    offload: the process reads each layer from disk when it runs, for a model larger than memory.
 
     VerificationError if it does not load, if a logit differs by more than TOLERANCE, or if the tokenizer cuts text
     or frames a chat differently. Takes about as long as importing transformers and loading the model; progress counts
@@ -66,7 +73,8 @@ def verify(
     with TemporaryDirectory(prefix="espalier-verify-") as scratch:
         request, answer = Path(scratch) / "ids.safetensors", Path(scratch) / "logits.safetensors"
         save_file({"ids": ids}, request)
-        said = _ask([str(directory), str(request), str(answer), str(int(trusted)), TEXT], Path(scratch), progress)
+        flags = [str(int(trusted)), str(int(offload))]
+        said = _ask([str(directory), str(request), str(answer), *flags, TEXT], Path(scratch), progress)
         found = load_file(answer)["logits"]
     progress(2, 3, "steps")
     difference = compare(expected, found)

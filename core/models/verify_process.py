@@ -1,6 +1,7 @@
 """The stranger who loads a saved model: a script in isolated mode, with torch, transformers and safetensors only.
 
-Arguments: model folder, token ids (safetensors, `ids`), file for the logits, 1 if the folder's code may run, a text.
+Arguments: model folder, token ids (safetensors, `ids`), file for the logits, 1 if the folder's code may run,
+1 if layers stay on disk until they run, a text.
 The last line of output is JSON: the model's class, the version of transformers, the text's token ids, chat template.
 """
 
@@ -13,13 +14,19 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def main(directory: str, request: str, answer: str, trusted: str, text: str) -> None:
+def main(directory: str, request: str, answer: str, trusted: str, offload: str, text: str) -> None:
     """Load, compute, write."""
+    on_disk = {"device_map": "auto", "max_memory": {"cpu": 2**20}, "offload_folder": f"{answer}.layers"}
     model = AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=torch.float32,
         trust_remote_code=trusted == "1",
         use_safetensors=True,
+        **(
+            {"device_map": "auto", "max_memory": {"cpu": 2**20}, "offload_folder": answer + ".d"}
+            if offload == "1"
+            else {}
+        ),
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     with torch.inference_mode():

@@ -63,7 +63,7 @@ class InputStats:
         """Take in x (…, in) of any float dtype."""
         rows = x.detach().reshape(-1, x.shape[-1])
         # squared in float32 first: norms over the rows of bfloat16 take ten times as long on a CPU
-        for part in rows.split(512 if rows.device.type == "cpu" else 2**20):
+        for part in torch.split(rows, 512 if rows.device.type == "cpu" else 2**20):
             self.square_sum += part.float().square().sum(dim=0).double()
         if self.mean is not None and self.spread is not None:
             self._add_moments(rows, self.mean, self.spread)

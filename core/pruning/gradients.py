@@ -25,7 +25,7 @@ from core.pruning.calibration import Walk
 from core.pruning.head import head_of
 from core.pruning.units import WeightGradients
 
-_TOKENS_A_BATCH = {"cpu": 1024, "cuda": 4096}  # of one backward pass through one layer
+_TOKENS_A_BATCH = {"cpu": 2048, "cuda": 4096}  # of one backward pass through one layer
 _STORED = 0.15  # layer inputs held at once, as a share of the weights' bytes
 _SUMMED = 0.85  # gradients held at once, likewise
 _FIRST_SCALE = 2.0**16  # float16 activations' gradients underflow without one

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from core.pruning.calibration import Walk
 
-_LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}  # elements, tokens × vocabulary
+_LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**25}  # elements, tokens × vocabulary
 
 
 class Head:
@@ -30,7 +30,7 @@ class Head:
         """
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets = tokens[:, 1:].reshape(-1).to(rows.device)
-        step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**22) // self._vocabulary)
+        step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**23) // self._vocabulary)
         for start in range(0, len(rows), step):
             piece = slice(start, min(start + step, len(rows)))
             states = rows[piece].detach().requires_grad_(torch.is_grad_enabled())
