@@ -1,5 +1,6 @@
 """How much each layer loses, where the scores decide it; where they do not, the plan says it."""
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -19,23 +20,38 @@ OWL_SPREAD = 0.08
 def layer_ratios(job: Job) -> dict[int, float]:
     """The fraction of each selected layer's weights that a mask zeroes."""
     if job.pruning.allocation == "owl":
-        return owl_ratios(_outlier_shares(job), job.plan.ratio)
+        return owl_ratios(_outlier_shares(job), job.plan.ratio, sizes=_weights(job))
     return dict.fromkeys(job.plan.selected, job.plan.ratio)
 
 
-def owl_ratios(shares: Mapping[int, float], ratio: float, spread: float = OWL_SPREAD) -> dict[int, float]:
-    """Outlier-weighted layer-wise sparsity: more outliers, fewer zeros; the mean over the layers is `ratio`.
+def owl_ratios(
+    shares: Mapping[int, float],
+    ratio: float,
+    spread: float = OWL_SPREAD,
+    sizes: Mapping[int, int] | None = None,
+) -> dict[int, float]:
+    """Outlier-weighted layer-wise sparsity: more outliers, fewer zeros; the mean over all weights is `ratio`.
 
-    shares: outlier share of each layer. Ratios lie within ± spread of `ratio` (half of OWL's 2λ band on each side),
-    and inside 0–1. Yin et al. 2024, Outlier Weighed Layerwise Sparsity, https://arxiv.org/abs/2310.05175
+    shares: outlier share of each layer; sizes: its weights, if layers differ. The most and the least are 2 · spread
+    apart (OWL's band of 2λ), or less where a layer would leave 0–0.999.
+    Yin et al. 2024, Outlier Weighed Layerwise Sparsity, https://arxiv.org/abs/2310.05175
     """
     values = torch.tensor(list(shares.values()), dtype=torch.float64)
     span = float(values.max() - values.min())
     if span == 0:
         return dict.fromkeys(shares, ratio)
+    weights = torch.tensor([sizes[layer] if sizes else 1 for layer in shares], dtype=torch.float64)
     scaled = (values - values.min()) / span * 2 * spread  # 0 … 2λ
-    ratios = (ratio + scaled.mean() - scaled).clamp(0.0, 0.999)
-    return {layer: float(Decimal(f"{float(each):.6f}")) for layer, each in zip(shares, ratios, strict=True)}
+    more = (scaled * weights).sum() / weights.sum() - scaled  # above or below the mean ratio
+    fits = min(1.0, ratio / -float(more.min()), (0.999 - ratio) / float(more.max()))
+    ratios = ratio + max(fits, 0.0) * more
+    return {layer: float(Decimal(f"{float(each):.9f}")) for layer, each in zip(shares, ratios, strict=True)}
+
+
+def _weights(job: Job) -> dict[int, int]:
+    """Weights that a mask may zero, by layer."""
+    roles, shapes = roles_of(job.pruning.parts), job.plan.before.matrix_shapes
+    return {index: sum(math.prod(shapes(index)[role]) for role in roles) for index in job.plan.selected}
 
 
 def _outlier_shares(job: Job) -> dict[int, float]:
@@ -74,15 +90,17 @@ def global_sizes(
     *,
     heads: str,
     round_to: int,
+    standardised: bool = False,
 ) -> dict[int, LayerSizes]:
     """Sizes of each scored layer after one ranking over all layers, at least `goal` parameters fewer if they are there.
 
-    scores: (layer, part) → score per unit (units,), each normalised here by its mean over the layer's part and divided
-    by the parameters of a unit, so that layers compare and cheap units do not win. MLP channels go `round_to` at a
-    time, the worst ones of a layer together; at least one unit of attention and one such tile stay in each layer.
+    scores: (layer, part) → score per unit (units,), divided here by its mean over the layer's part: per parameter, the
+    average unit of every part of every layer is worth the same, and neither large nor cheap ones go first for that;
+    standardised scores are taken as they are. MLP channels go `round_to` at a time, the worst ones of a layer together;
+    at least one unit of attention and one such tile stay in each layer.
     """
     sizes = {layer: architecture.layers[layer] for layer, _ in scores}
-    steps = _steps(architecture, scores, sizes, heads, round_to)
+    steps = _steps(architecture, scores, heads, round_to, standardised)
     left = goal
     for _, layer, part, size in sorted(steps, key=lambda step: step[0]):
         if left <= 0:
@@ -103,29 +121,27 @@ Step = tuple[tuple[float, int, str], int, str, int]
 def _steps(
     architecture: Architecture,
     scores: Mapping[tuple[int, str], Tensor],
-    sizes: Mapping[int, LayerSizes],
     heads: str,
     round_to: int,
+    standardised: bool,
 ) -> list[Step]:
     """Every possible next cut: (rank, layer, part, units left after it), a layer's in the order they must be taken."""
     found: list[Step] = []
     for (layer, part), values in scores.items():
-        ordered = (values.double().cpu() / values.double().mean().cpu().clamp_min(1e-30)).sort().values
-        n = len(ordered)
-        step = round_to if part == "mlp" else 1
+        sizes = architecture.layers[layer]
+        ordered = values.double().cpu()
+        if not standardised:
+            ordered = ordered / ordered.mean().clamp_min(1e-30)
         if part == "attention" and heads == "query_heads":  # the same number inside every KV group goes together
-            ordered = ordered.view(-1, sizes[layer].kv_heads).mean(dim=1)
-            n = len(ordered)
-        cost = params_of(architecture, sizes[layer]) - params_of(
-            architecture, _shrunk(sizes[layer], part, n - step if n > step else n, heads)
-        )
-        worst, start = 0.0, 0
+            ordered = ordered.view(sizes.kv_heads, -1).sort(dim=1).values.mean(dim=0)
+        else:
+            ordered = ordered.sort().values
+        n, step = len(ordered), round_to if part == "mlp" else 1
+        worst, start = -math.inf, 0
         for left in range((n - 1) // step * step, 0, -step):
-            stop = n - left
-            value = float(ordered[start:stop].sum()) / max(cost * (stop - start) / step, 1)
-            worst = max(worst, value)  # never before the ones it comes after
+            worst = max(worst, float(ordered[start : n - left].mean()))  # never before the ones it comes after
             found.append(((worst, layer, part), layer, part, left))
-            start = stop
+            start = n - left
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from core.errors import NumericalError
 from core.models import surgery
 from core.pruning.calibration import Stream
 from core.pruning.head import head_of
@@ -16,17 +17,30 @@ from core.pruning.scores import checked, keep_best
 def depth(job: Job) -> None:
     """Drop as many of the selected layers as the plan says."""
     selected, count = job.plan.selected, job.plan.layers_removed
-    if "loss" in job.needs:
-        removed = job.call(0, "layers", losses=Losses(job), layers=selected, count=count)
-    else:
-        scores = checked(_scores(job), (len(selected),), job.method.name, "the selected layers")
-        stay = set(keep_best(scores, len(selected) - count).tolist())
-        removed = [index for place, index in enumerate(selected) if place not in stay]
-    job.removed_layers = tuple(sorted(removed))
-    if len(set(removed)) != count or not set(removed) <= set(selected):
-        raise ValueError(f"{job.method.name} chose layers {removed}, but {count} of {selected} must go")
-    surgery.drop_layers(job.body.model, job.body.family, job.removed_layers)
+    if count:
+        removed = _ordered(job) if "loss" in job.needs else _ranked(job)
+        if len(removed) != count or len(set(removed)) != count or not set(removed) <= set(selected):
+            raise ValueError(f"{job.method.name} chose layers {removed}, but {count} of {selected} must go")
+        job.removed_layers = tuple(sorted(removed))
+        job.progress(0, count, "layers")
+        surgery.drop_layers(job.body.model, job.body.family, job.removed_layers)
     job.progress(count, count, "layers")
+
+
+def _ordered(job: Job) -> list[int]:
+    """The layers that the method itself picks."""
+    chosen: list[int] = job.call(
+        0, "layers", losses=Losses(job), layers=job.plan.selected, count=job.plan.layers_removed
+    )
+    return chosen
+
+
+def _ranked(job: Job) -> list[int]:
+    """The selected layers with the lowest scores."""
+    selected = job.plan.selected
+    scores = checked(_scores(job), (len(selected),), job.method.name, "the selected layers")
+    stay = set(keep_best(scores, len(selected) - job.plan.layers_removed).tolist())
+    return [index for place, index in enumerate(selected) if place not in stay]
 
 
 def _scores(job: Job) -> Tensor:
@@ -36,68 +50,100 @@ def _scores(job: Job) -> Tensor:
         scores: Tensor = job.call(0, "layers", layers=selected, n_layers=job.plan.before.n_layers)
         return scores
     stream = job.enter(0.01)
-    found: list[float] = []
+    found: list[Tensor] = []
+    passes = (selected[-1] + 1) * len(stream)
     for index in range(selected[-1] + 1):
+        chosen = index in selected
         with job.body.at(index) as layer:
-            if index not in selected:
-                job.walk.advance(index, layer, stream)
-                continue
-            working, sums, tokens = job.walk.at_work(layer), 0.0, 0
+            working, sums, tokens = job.walk.at_work(layer), torch.zeros((), dtype=torch.float64), 0
             for i in range(len(stream)):
                 entering = stream.get(i)
                 leaving = job.walk.run(index, working, entering)
                 stream.put(i, leaving)
-                # every window is whole text: there is no padding to leave out
-                each = job.call(index, "layer", entering=entering.flatten(0, 1), leaving=leaving.flatten(0, 1))
-                sums, tokens = sums + float(each.sum(dtype=torch.float64)), tokens + each.numel()
-            found.append(sums / tokens)
-        job.calibrated((index + 1) / (selected[-1] + 1))
-    return torch.tensor(found, dtype=torch.float64)
+                if chosen:  # every window is whole text: there is no padding to leave out
+                    each = job.call(index, "layer", entering=entering.flatten(0, 1), leaving=leaving.flatten(0, 1))
+                    sums, tokens = sums + each.sum(dtype=torch.float64).cpu(), tokens + each.numel()
+                job.calibrated((index * len(stream) + i + 1) / passes)
+            if chosen:
+                found.append(sums / tokens)
+    return torch.stack(found)
 
 
 class Losses:
     """Mean next-token loss of the calibration text without some layers.
 
-    Hidden states are kept at the deepest layer up to which nothing changes from one question to the next.
+    Hidden states are kept where they enter the first selected layer, and where the last question left a layer out: all
+    below it is the same for the next one. Asked in ascending order, n questions take n²/2 layer passes, not n².
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._entry: dict[int, Stream] = {}
-        self._without: frozenset[int] = frozenset()
-        self._asked = 0
-        count = job.plan.layers_removed
-        self._questions = sum(len(job.plan.selected) - taken for taken in range(count))
+        self._held: dict[int, Stream] = {}  # what enters a layer, with the settled ones left out below it
+        self._settled: frozenset[int] = frozenset()
+        self._done = 0.0
+        n, selected = len(job.body.layers()), job.plan.selected
+        self._first = selected[0]
+        a_round = sum(n - layer for layer in selected)
+        rounds = sum(1 - taken / len(selected) for taken in range(job.plan.layers_removed))
+        self._total = n + rounds * a_round  # layer passes, roughly
+        self._check_dense()
+
+    def _check_dense(self) -> None:
+        """Without this, a model with nan in a layer would just lose that layer."""
+        stream = self._entering(self._first)
+        self._run(stream, range(self._first, len(self._job.body.layers())))
+        if not math.isfinite(self._loss(stream)):
+            raise NumericalError(
+                "the loss of the dense model is nan or inf on the calibration text.",
+                "Load the model as float32 or bfloat16, and check that its weights are finite.",
+            )
 
     def settle(self, removed: Iterable[int]) -> None:
         """Layers that every later question leaves out; states that depend on them are made anew."""
         new = frozenset(removed)
-        first = min(new ^ self._without, default=0)
-        self._entry = {index: stream for index, stream in self._entry.items() if index <= first}
-        self._without = new
+        changed = new ^ self._settled
+        if changed:
+            self._held = {index: stream for index, stream in self._held.items() if index <= min(changed)}
+        self._settled = new
+
+    def without(self, index: int) -> float:
+        """The loss, in nats a token, without layer `index` and the settled ones; inf where it overflows."""
+        stream = self._entering(index)
+        self._run(stream, range(index + 1, len(self._job.body.layers())))
+        loss = self._loss(stream)
+        return loss if math.isfinite(loss) else math.inf
+
+    def _entering(self, index: int) -> Stream:
+        """What enters layer `index` without the settled layers below it; kept for the next question."""
+        start = max((held for held in self._held if held <= index), default=None)
+        if start is None:
+            stream, start = self._job.enter(0.0), 0
+        else:
+            stream = self._held[start].fork()
+        if start < self._first <= index:
+            self._run(stream, range(start, self._first))
+            self._held[self._first] = stream.fork()
+            start = self._first
+        self._run(stream, range(start, index))
+        self._held = {held: states for held, states in self._held.items() if held == self._first}
+        self._held[index] = stream.fork()
+        return stream
 
     @torch.no_grad()
-    def without(self, index: int) -> float:
-        """The loss, in nats a token, without layer `index` and the settled ones."""
+    def _run(self, stream: Stream, layers: range) -> None:
         job = self._job
-        assert job.windows is not None
-        start = max((held for held in self._entry if held <= index), default=None)
-        if start is None:
-            stream, start = job.enter(0.0), 0
-        else:
-            stream = self._entry[start].fork()
-        for layer_index in range(start, len(job.body.layers())):
-            if layer_index == index:
-                self._entry[index] = stream.fork()
-            if layer_index == index or layer_index in self._without:
+        share = 1 / len(stream)
+        for index in layers:
+            if index in self._settled:
                 continue
-            with job.body.at(layer_index) as layer:
-                job.walk.advance(layer_index, layer, stream)
-        self._entry = {held: states for held, states in self._entry.items() if held == index or held == 0}
-        self._asked += 1
-        job.calibrated(self._asked / max(self._questions, 1))
-        return self._loss(stream)
+            with job.body.at(index) as layer:
+                job.walk.advance(index, layer, stream, lambda _done: self._tell(share))
 
+    def _tell(self, passes: float) -> None:
+        self._done += passes
+        self._job.calibrated(0.99 * self._done / self._total)
+
+    @torch.no_grad()
     def _loss(self, stream: Stream) -> float:
         job = self._job
         assert job.windows is not None
@@ -106,5 +152,5 @@ class Losses:
             for i, ids in enumerate(torch.split(job.windows, job.walk.batch)):
                 total += sum(float(loss) for _, _, loss in head.loss_sums(stream.get(i), ids))
                 tokens += ids[:, 1:].numel()
-        loss = total / tokens
-        return loss if math.isfinite(loss) else math.inf
+                self._tell(0.0)
+        return total / tokens

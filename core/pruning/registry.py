@@ -35,8 +35,9 @@ class Method:
     `needs` says what calibration must gather: `inputs` (norms of each linear layer's inputs), `moments` (their variance
     too), `gram` (XᵀX too), `gradients` (of the mean next-token loss, summed over the calibration set), `fisher` (mean
     over samples of squared gradients), `blocks` (hidden states around each decoder layer), `loss` (of the model without
-    some layers). It may depend on the options. `compare` is the group in which a mask method ranks weights: each output
-    row, or the matrix. A mask method that `rewrites` returns new weights in place of scores.
+    some layers). It may depend on the options, and so may whether the seed decides (`drawn`). `compare` is the group in
+    which a mask method ranks weights: each output row, or the matrix. A mask method that `rewrites` returns new weights
+    in place of scores. Scores of a width method that are `standardised` compare between layers as they are.
     """
 
     name: str
@@ -47,10 +48,20 @@ class Method:
     kind: Kind
     function: Callable[..., Any] = field(compare=False)
     needs: frozenset[Need] | Callable[[Any], frozenset[Need]] = frozenset()
-    seeded: bool = False
+    drawn: bool | Callable[[Any], bool] = False
     options: type[Options] = Options
     compare: Compare = "matrix"
     rewrites: bool = False
+    standardised: bool = False
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed decides what is cut, with some options at least."""
+        return self.drawn is not False
+
+    def seeded_for(self, options: Mapping[str, Any]) -> bool:
+        """Whether the seed decides what is cut with these options."""
+        return self.drawn(self.options(**options)) if callable(self.drawn) else self.drawn
 
     def needs_for(self, options: Mapping[str, Any]) -> frozenset[Need]:
         """What calibration must gather for these options."""
@@ -75,10 +86,11 @@ def register(
     url: str,
     kind: Kind,
     needs: Iterable[Need] | Callable[[Any], frozenset[Need]] = (),
-    seeded: bool = False,
+    seeded: bool | Callable[[Any], bool] = False,
     options: type[Options] = Options,
     compare: Compare = "matrix",
     rewrites: bool = False,
+    standardised: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as a pruning method. A name taken twice is an error."""
 
@@ -90,7 +102,19 @@ def register(
             )
         gathered = needs if callable(needs) else frozenset(needs)
         _methods[name] = Method(
-            name, title, summary, paper, url, kind, function, gathered, seeded, options, compare, rewrites
+            name,
+            title,
+            summary,
+            paper,
+            url,
+            kind,
+            function,
+            gathered,
+            seeded,
+            options,
+            compare,
+            rewrites,
+            standardised,
         )
         return function
 

@@ -78,7 +78,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "windows": list(job.windows.shape),
         "passes": str(job.walk.dtype),
     }
-    return found | ({"seed": job.seed} if job.method.seeded else {})
+    return found | ({"seed": job.seed} if job.method.seeded_for(job.pruning.options) else {})
 
 
 def _computed(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
@@ -159,7 +159,12 @@ def choose(job: Job, scores: Mapping[Key, Tensor]) -> dict[int, Kept]:
         after = {each.layer: each.after for each in job.plan.cuts if parts_cut(each)}
     else:
         after = global_sizes(
-            job.plan.before, scores, job.plan.goal, heads=job.pruning.heads, round_to=job.pruning.round_to
+            job.plan.before,
+            scores,
+            job.plan.goal,
+            heads=job.pruning.heads,
+            round_to=job.pruning.round_to,
+            standardised=job.method.standardised,
         )
     return {
         index: stays
