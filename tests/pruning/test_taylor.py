@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from core.models.families import Matrix
 from core.models.sizes import LayerSizes
 from core.pruning.methods.taylor import TaylorOptions, taylor
 from core.pruning.registry import get
@@ -15,10 +16,10 @@ UP_W, UP_G = [[2.0, 0.0], [1.0, 1.0]], [[0.5, 9.0], [0.5, 0.5]]
 DOWN_W, DOWN_G = [[1.0, 1.0], [1.0, -1.0]], [[1.0, 0.5], [1.0, 0.5]]
 
 
-def made(weights: list[list[float]]) -> nn.Linear:
+def made(weights: list[list[float]]) -> Matrix:
     layer = nn.Linear(2, 2, bias=False)
     layer.weight.data.copy_(torch.tensor(weights))
-    return layer
+    return Matrix(layer)
 
 
 @pytest.fixture

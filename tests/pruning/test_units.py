@@ -4,25 +4,27 @@ import pytest
 import torch
 from torch import nn
 
+from core.models.families import Matrix
 from core.models.sizes import LayerSizes
+from core.pruning.calibration import InputStats
 from core.pruning.units import Member, WeightGradients, structure
 
 SIZES = LayerSizes(heads=4, kv_heads=2, mlp=3)
 
 
-def linear(rows: list[list[float]]) -> nn.Linear:
-    weight = torch.tensor(rows)
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+def linear(rows: list[list[float]], dtype: torch.dtype = torch.float32) -> Matrix:
+    weight = torch.tensor(rows, dtype=dtype)
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
     made.weight.data.copy_(weight)
-    return made
+    return Matrix(made)
 
 
-def column(*values: float) -> nn.Linear:
+def column(*values: float) -> Matrix:
     return linear([[v] for v in values])
 
 
 @pytest.fixture
-def linears() -> dict[str, nn.Linear]:
+def linears() -> dict[str, Matrix]:
     return {
         "q": column(1, 2, 3, 4, 5, 6, 7, 8),  # heads 0 and 1 belong to group 0, heads 2 and 3 to group 1
         "k": column(10, 20, 30, 40),
@@ -75,13 +77,34 @@ def test_the_channel_function_works_on_each_fan_before_channels_are_added_up() -
 
 
 def test_views_are_float32_whatever_the_weights_dtype_is() -> None:
-    member = Member("q", 0, linear([[1.0]]).to(torch.bfloat16))
+    member = Member("q", 0, linear([[1.0]], torch.bfloat16))
     assert member.weight.dtype == torch.float32
+
+
+def test_a_role_may_be_rows_of_a_fused_layer(linears: dict) -> None:
+    fused = nn.Linear(1, 6, bias=False)
+    fused.weight.data.copy_(torch.tensor([[1.0], [-2.0], [3.0], [10.0], [20.0], [-30.0]]))
+    rows = {"gate": Matrix(fused, slice(0, 3)), "up": Matrix(fused, slice(3, 6))}
+    scores = structure(0, "mlp", "kv_groups", SIZES, linears | rows).sum(lambda m: m.weight.abs())
+    torch.testing.assert_close(scores, torch.tensor([11.1, 22.2, 33.3]))
+
+
+def test_scores_of_columns_are_added_up_over_each_units_own_consecutive_ones(linears: dict) -> None:
+    channels = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    for heads, expected in (("kv_groups", [10, 26]), ("query_heads", [3, 7, 11, 15])):
+        units = structure(0, "attention", heads, SIZES, linears)
+        assert units.reader.role == "o"
+        assert units.per_unit(channels).tolist() == expected
 
 
 def test_a_method_that_did_not_declare_its_needs_is_told_so() -> None:
     bare = Member("q", 0, linear([[1.0]]))
     with pytest.raises(ValueError, match="needs gradients"):
         _ = bare.gradient
+    units = structure(0, "mlp", "kv_groups", LayerSizes(1, 1, 1), dict.fromkeys(("gate", "up", "down"), bare.matrix))
+    with pytest.raises(ValueError, match="needs inputs"):
+        _ = units.inputs
+    with pytest.raises(ValueError, match="needs moments"):
+        _ = InputStats.empty(1, "cpu").variance
     with pytest.raises(ValueError, match="needs fisher"):
-        _ = Member("q", 0, bare.linear, WeightGradients(torch.ones(1, 1))).fisher
+        _ = Member("q", 0, bare.matrix, WeightGradients(torch.ones(1, 1))).fisher
