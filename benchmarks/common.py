@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.experiment import BUILTIN_MODEL, ModelChoice, Pruning
+from core.models.body import Body
 from core.models.loading import LoadedModel, load
 from core.models.sizes import Architecture
 from core.pruning.prune import PruneOutcome, prune
@@ -62,8 +63,9 @@ def random_windows(samples: int, length: int, vocabulary: int, seed: int = 0) ->
 
 
 def cut(model: Any, pruning: Pruning, windows: Tensor | None, device: str = "cpu", **more: Any) -> PruneOutcome:
-    """Prune a model in place."""
-    architecture = Architecture.from_config(model.config.to_dict())
+    """Prune a model, or the body that holds it, in place."""
+    config = model.model.config if isinstance(model, Body) else model.config
+    architecture = Architecture.from_config(config.to_dict())
     return prune(model, pruning, architecture=architecture, windows=windows, seed=0, device=device, **more)
 
 
