@@ -8,43 +8,40 @@ of one pass.
 Good to a factor of about two before the first run, and closer after it.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from core.device import DeviceInfo
-from core.experiment import Evaluation, Experiment, PerplexityCorpus
-from core.models.plans import Plan
-from core.models.sizes import Architecture
-from core.pruning.registry import Method, get
+from core.estimate_cuts import cut_bytes, cut_seconds, layer_bytes, layerwise, streamed
+from core.estimate_work import (
+    LOGIT_BYTES,
+    TOKENS_A_PASS,
+    Work,
+    activation_bytes,
+    cores,
+    flops_a_second,
+    pass_seconds,
+    weight_bytes,
+)
+from core.experiment import Evaluation, PerplexityCorpus
+
+__all__ = [
+    "Pace", "TaskSize", "Work", "by_kind", "disk_bytes", "judging_bytes", "layerwise", "memory_bytes",
+    "perplexity_tokens", "pruning_bytes", "stage_seconds", "streamed", "task_tokens", "weight_bytes", "work_kind",
+]  # fmt: skip
 
 PASSES = ("calibrate", "perplexity", "tasks", "fidelity")
 """Kinds of work that are forward passes: one that no earlier run did is corrected as the others were."""
 
-CPU_FLOPS_A_CORE = 85e9
-"""float32 FLOP/s of one core in forward passes of a 135 M model: 600 to 700 tokens/s on two."""
-MOST_CORES = 16
-GPU_FLOPS = {(9, 0): 120e12, (8, 0): 50e12, (0, 0): 10e12}
-"""bfloat16 or float16 FLOP/s reached in evaluation, from this compute capability on: a third of the peak or less."""
-FLOAT32_ON_GPU = 0.15
-SECONDS_A_PASS = {"cpu": 0.0, "cuda": 0.03}
-"""What launching the kernels of one pass takes, however small it is."""
 DISK_BYTES_A_SECOND = 300e6
 START_S = {"cpu": 5.0, "cuda": 12.0}
 """A process that imports torch and transformers; the saved model is verified in a second one."""
 SPEED_S = 9.0
 """Of one model; a pruned one is measured in turn with the dense one."""
 TASK_START_S = 2.0
-TEXT_S = 3.0
-"""Reading calibration text and drawing its windows."""
-WEIGHTS_A_SECOND = 25e6
-"""Scored and sorted by a mask method."""
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 PROCESS_BYTES = {"cpu": 700 << 20, "cuda": 600 << 20}
-TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
-LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 FIDELITY_TOKENS = 16 * 512
 
 
@@ -82,46 +79,7 @@ BYTES_A_TOKEN = 4.3
 """Of English text in UTF-8."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """One experiment on one model and device, as far as its cost goes."""
-
-    experiment: Experiment
-    before: Architecture
-    plan: Plan | None
-    device: DeviceInfo
-    dtype: str
-
-    @property
-    def after(self) -> Architecture:
-        return self.before if self.plan is None else self.plan.after
-
-    @property
-    def method(self) -> Method | None:
-        return None if self.experiment.pruning is None else get(self.experiment.pruning.method)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What calibration gathers: inputs, gradients, fisher."""
-        pruning, method = self.experiment.pruning, self.method
-        return frozenset() if pruning is None or method is None else frozenset(method.needs_for(pruning.options))
-
-
 # --- time
-
-
-def flops_a_second(device: DeviceInfo, dtype: str) -> float:
-    """What the device is taken to reach where no earlier run says so."""
-    if device.kind == "cpu":
-        return CPU_FLOPS_A_CORE * min(cores(), MOST_CORES)
-    capability = device.compute_capability or (0, 0)
-    best = next(flops for least, flops in GPU_FLOPS.items() if capability >= least)
-    return best * (FLOAT32_ON_GPU if dtype == "float32" else 1.0)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stage_seconds(work: Work) -> dict[str, float]:
@@ -131,16 +89,16 @@ def stage_seconds(work: Work) -> dict[str, float]:
     weights = weight_bytes(work.before)
     seconds = {"load": START_S[kind] + weights / DISK_BYTES_A_SECOND}
     if work.plan is not None:
-        seconds |= _pruning_seconds(work)
+        seconds |= cut_seconds(work)
         seconds["save"] = START_S[kind] + 3 * weight_bytes(work.after) / DISK_BYTES_A_SECOND
     texts = [(perplexity_tokens(text), text.window) for text in evaluation.perplexity]
-    seconds["perplexity"] = sum(_pass_seconds(work, work.after, tokens, window) for tokens, window in texts)
+    seconds["perplexity"] = sum(pass_seconds(work, work.after, tokens, window) for tokens, window in texts)
     seconds["tasks"] = sum(
-        TASK_START_S + _pass_seconds(work, work.after, *task_tokens(name, evaluation)) for name in evaluation.tasks
+        TASK_START_S + pass_seconds(work, work.after, *task_tokens(name, evaluation)) for name in evaluation.tasks
     )
     if evaluation.fidelity and work.plan is not None:
         tokens, window = min((FIDELITY_TOKENS, 512), *texts) if texts else (FIDELITY_TOKENS, 512)
-        seconds["fidelity"] = sum(_pass_seconds(work, side, tokens, window) for side in (work.before, work.after))
+        seconds["fidelity"] = sum(pass_seconds(work, side, tokens, window) for side in (work.before, work.after))
     if evaluation.speed:
         seconds["speed"] = SPEED_S * (1 if work.plan is None else 2)
     return {name: value for name, value in seconds.items() if value > 0}
@@ -163,30 +121,6 @@ def task_tokens(name: str, evaluation: Evaluation) -> tuple[int, int]:
     documents = size.documents if evaluation.limit is None else min(size.documents, evaluation.limit)
     length = size.tokens * (1 + evaluation.shots)
     return int(documents * size.requests * length), max(int(length), 1)
-
-
-def _pass_seconds(work: Work, architecture: Architecture, tokens: int, length: int) -> float:
-    flops = 2 * architecture.macs(max(tokens, 1), length) if tokens else 0
-    passes = tokens / TOKENS_A_PASS[work.device.kind]
-    return flops / flops_a_second(work.device, work.dtype) + passes * SECONDS_A_PASS[work.device.kind]
-
-
-def _pruning_seconds(work: Work) -> dict[str, float]:
-    """Gradients are gathered before the cut; statistics of inputs while it goes from layer to layer."""
-    pruning, cut = work.experiment.pruning, work.plan
-    if pruning is None or cut is None:
-        return {}
-    share = len(cut.selected) / work.before.n_layers
-    seconds = {"calibrate": TEXT_S if work.needs else 0.0, "prune": 1.0}
-    if cut.kind == "mask":
-        seconds["prune"] += share * work.before.params / WEIGHTS_A_SECOND
-    text = pruning.calibration
-    once = _pass_seconds(work, work.before, text.samples * text.length, text.length)
-    if work.needs & {"gradients", "fisher"}:
-        seconds["calibrate"] += 3 * once  # forward, and twice that backward
-    elif work.needs:
-        seconds["prune"] += 2 * share * once  # each layer runs before and after its cut
-    return seconds
 
 
 # --- what earlier runs took
@@ -228,6 +162,8 @@ class Pace:
             shared = [kind for kind, seconds in modelled.items() if seconds > 0 and measured.get(kind, 0) > 0]
             runs += bool(shared)
             for kind in shared:
+                if kind == "calibrate" and measured[kind] < modelled[kind] / 10:
+                    continue  # its scores were kept from a run at another ratio: this says nothing of the device
                 ratios.setdefault(kind, []).append(measured[kind] / modelled[kind])
         return cls({kind: median(values) for kind, values in ratios.items()}, runs)
 
@@ -253,49 +189,28 @@ class Pace:
 # --- memory
 
 
-def weight_bytes(architecture: Architecture, dtype: str | None = None) -> int:
-    """Bytes of all weights, in the dtype they are stored in or the one given."""
-    return architecture.params * BYTES.get(dtype or architecture.dtype, 4)
-
-
 def memory_bytes(work: Work) -> int:
     """Rough peak of the worker on its device; the model in its dtype, and the largest of what the stages add to it."""
-    kind = work.device.kind
-    evaluation = work.experiment.evaluation
-    weights = weight_bytes(work.before, work.dtype)
-    evaluating = (
-        weight_bytes(work.after, work.dtype) + _activation_bytes(work, TOKENS_A_PASS[kind]) + 2 * LOGIT_BYTES[kind]
-    )
-    if work.plan is not None and (evaluation.fidelity or evaluation.speed):
-        evaluating += weights
-    pruning = weights + _pruning_bytes(work) if work.plan is not None else 0
-    return PROCESS_BYTES[kind] + max(evaluating, pruning)
+    return max(pruning_bytes(work), judging_bytes(work))
 
 
-def _pruning_bytes(work: Work) -> int:
-    pruning = work.experiment.pruning
-    if pruning is None or work.plan is None:
+def pruning_bytes(work: Work) -> int:
+    """The worker's peak on its device until the cut model is saved; 0 for the dense model."""
+    if work.plan is None:
         return 0
-    calibration, element = pruning.calibration, BYTES.get(work.dtype, 4)
-    largest = max(rows * columns for i in work.plan.selected for rows, columns in work.before.matrix_shapes(i).values())
-    total = 3 * 4 * largest
-    if not work.needs:
-        return total
-    if work.needs & {"gradients", "fisher"}:
-        selected = sum(work.before.layer_params(i) for i in work.plan.selected)
-        copies = 2 if "fisher" in work.needs else 1
-        batch = calibration.length if "fisher" in work.needs else max(calibration.length, 512)
-        kept = work.before.n_layers * _activation_bytes(work, batch)
-        return total + copies * 4 * selected + kept + 4 * LOGIT_BYTES["cpu"]
-    hidden = calibration.samples * calibration.length * work.before.hidden_size * element
-    return total + 2 * hidden + _activation_bytes(work, TOKENS_A_PASS[work.device.kind])
+    held = layer_bytes(work) if layerwise(work) else weight_bytes(work.before, work.dtype)
+    return PROCESS_BYTES[work.device.kind] + held + cut_bytes(work)
 
 
-def _activation_bytes(work: Work, tokens: int) -> int:
-    """The tensors of one decoder layer in one pass over `tokens` tokens."""
-    widest = max(sizes.mlp for sizes in work.before.layers)
-    heads = max(sizes.heads for sizes in work.before.layers) * work.before.head_dim
-    return tokens * (3 * widest + 4 * heads + 4 * work.before.hidden_size) * BYTES.get(work.dtype, 4)
+def judging_bytes(work: Work) -> int:
+    """The worker's peak on its device while it evaluates: the judged model whole, at the end the dense one too."""
+    kind, evaluation = work.device.kind, work.experiment.evaluation
+    if not (evaluation.perplexity or evaluation.tasks or evaluation.fidelity or evaluation.speed):
+        return 0
+    held = weight_bytes(work.after, work.dtype) + activation_bytes(work, TOKENS_A_PASS[kind]) + 2 * LOGIT_BYTES[kind]
+    if work.plan is not None and (evaluation.fidelity or evaluation.speed):
+        held += weight_bytes(work.before, work.dtype)
+    return PROCESS_BYTES[kind] + held
 
 
 def disk_bytes(work: Work) -> int:

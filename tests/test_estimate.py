@@ -2,7 +2,7 @@
 
 import pytest
 
-from core import estimate
+from core import estimate, estimate_cuts, estimate_work
 from core.device import DeviceInfo
 from core.experiment import Experiment
 from core.models.plans import plan
@@ -21,7 +21,7 @@ def work(device=CPU, dtype="float32", **data):
 
 
 def test_two_cores_are_taken_to_read_six_to_nine_hundred_tokens_a_second(monkeypatch):
-    monkeypatch.setattr(estimate, "cores", lambda: 2)
+    monkeypatch.setattr(estimate_work, "cores", lambda: 2)
     evaluation = {"tasks": [], "perplexity": [{"corpus": "passages", "max_tokens": 8192}]}
     seconds = estimate.stage_seconds(work(evaluation=evaluation))["perplexity"]
     assert 600 / 1.2 < 8192 / seconds < 900
@@ -46,16 +46,69 @@ def test_more_text_documents_and_shots_cost_in_proportion():
     assert tasks(limit=100, shots=4) > 4.5 * tasks(limit=100)
 
 
-def test_text_costs_where_it_is_read_gradients_before_the_cut_and_statistics_during_it():
-    def added(method, stage):
-        plain, calibrated = (
-            estimate.stage_seconds(work(pruning={"method": method, "calibration": {"samples": samples}}))[stage]
-            for samples in (32, 64)
-        )
-        return calibrated - plain
+def added(stage, samples=(32, 64), **pruning):
+    """Seconds that twice the calibration text adds to a stage."""
+    less, more = (
+        estimate.stage_seconds(work(pruning={**pruning, "calibration": {"samples": n}})).get(stage, 0.0)
+        for n in samples
+    )
+    return more - less
 
-    assert added("taylor", "calibrate") == pytest.approx(1.5 * added("wanda", "prune"))
-    assert added("taylor", "prune") == added("wanda", "calibrate") == 0
+
+def test_text_costs_where_it_is_read_gradients_before_the_cut_and_statistics_during_it():
+    assert added("calibrate", method="taylor") > 0
+    assert added("prune", method="wanda") > 0
+    assert added("prune", method="taylor") == added("calibrate", method="wanda") == 0
+
+
+def test_passes_are_counted_as_the_engine_makes_them():
+    once = added("calibrate", method="block_influence")
+    assert added("prune", method="wanda") == pytest.approx(2 * once)
+    assert added("calibrate", method="wanda", layers=[10, 29]) == pytest.approx(once / 3)
+    assert added("calibrate", method="wanda", allocation="owl") == pytest.approx(once)
+    assert added("calibrate", method="flap") == pytest.approx(once)
+    assert added("calibrate", method="flap", reconstruct=True) == pytest.approx(once)
+    assert added("prune", method="flap", reconstruct=True) > 3 * once
+    assert 4 < added("calibrate", method="taylor") / once < 8  # the head counts too, and it is a fifth of this model
+    assert added("calibrate", method="hidden", options={"criterion": "taylor"}) == pytest.approx(
+        added("calibrate", method="taylor")
+    )
+
+
+def test_greedy_removal_costs_half_a_pass_a_candidate_and_round():
+    once = added("calibrate", method="block_influence")
+    three = added("calibrate", method="perplexity_greedy", ratio=0.1)  # three of thirty layers
+    candidates = 30 + 29 + 28
+    assert 0.5 * candidates * once < three < 1.1 * candidates * once
+
+
+def test_gram_matrices_and_solves_make_sparsegpt_dearer_than_wanda():
+    assert added("prune", method="sparsegpt") > 1.2 * added("prune", method="wanda")
+    one_layer, all_layers = (
+        estimate.stage_seconds(work(pruning={"method": "sparsegpt", "layers": layers}))["prune"] - 1
+        for layers in ([5, 5], None)
+    )
+    assert all_layers == pytest.approx(30 * one_layer)
+
+
+def test_calibration_is_faster_where_the_processor_has_bfloat16(monkeypatch):
+    seconds = {}
+    for has in (False, True):
+        monkeypatch.setattr(estimate_work, "bfloat16_in_hardware", lambda has=has: has)
+        seconds[has] = added("calibrate", method="taylor")
+    assert seconds[False] > 1.5 * seconds[True]
+
+
+def test_gradients_that_do_not_fit_at_once_are_taken_in_groups_each_with_a_forward_pass():
+    def groups(dtype, **calibration):
+        return estimate_cuts._gradient_groups(
+            work(H200, dtype, pruning={"method": "taylor", "calibration": calibration})
+        )
+
+    assert len(groups("bfloat16", samples=4, length=128)) == 1
+    assert len(groups("bfloat16")) == 2  # float32 sums of all layers take 1.6 times the bfloat16 weights
+    assert len(groups("float32")) == 1
+    assert sorted(layer for group in groups("bfloat16") for layer in group) == list(range(30))
 
 
 def test_a_cut_model_is_judged_faster_than_a_masked_one():
@@ -91,11 +144,14 @@ def test_earlier_runs_correct_each_kind_of_work_by_the_median():
     assert pace.runs == 3
     corrected = pace.apply({"load": 10.0, "perplexity": 1.0, "tasks": 2.0, "save": 7.0})
     assert corrected == {"load": 5.0, "perplexity": 3.0, "tasks": 6.0, "save": 7.0}
+    kept_scores = estimate.Pace.of([({"calibrate": 100.0, "load": 1.0}, {"calibrate": 2.0, "load": 1.0})])
+    assert kept_scores.apply({"calibrate": 100.0}) == {"calibrate": 100.0}
     assert "3 earlier runs" in pace.basis(CPU, "float32")
 
 
 def test_without_earlier_runs_the_assumption_is_said_with_its_number(monkeypatch):
     monkeypatch.setattr(estimate, "cores", lambda: 2)
+    monkeypatch.setattr(estimate_work, "cores", lambda: 2)
     said = estimate.Pace().basis(CPU, "float32")
     assert "170 GFLOP/s in float32" in said
     assert "2 CPU cores" in said
@@ -114,16 +170,62 @@ def test_parts_of_the_evaluation_are_summed_by_kind_and_its_total_is_left_out():
     assert estimate.by_kind(timings) == {"load": 4.0, "perplexity": 1.0, "tasks": 5.0}
 
 
+QUIET = {"fidelity": False, "speed": False}
+
+
 def test_memory_grows_with_what_the_method_keeps():
-    plain = estimate.memory_bytes(work(pruning={"method": "l1"}, evaluation={"fidelity": False, "speed": False}))
-    taylor = estimate.memory_bytes(work(pruning={"method": "taylor"}, evaluation={"fidelity": False, "speed": False}))
-    fisher = estimate.memory_bytes(
-        work(
-            pruning={"method": "taylor", "options": {"order": "second"}}, evaluation={"fidelity": False, "speed": False}
-        )
-    )
+    def needed(**pruning):
+        return estimate.pruning_bytes(work(pruning=pruning))
+
     weights = 4 * SMOLLM2.params
-    assert weights < plain < taylor < fisher < 8 * weights
+    assert weights < needed(method="l1") < needed(method="wanda") < needed(method="taylor") < 5 * weights
+    assert needed(method="sparsegpt") > needed(method="wanda")
+    assert needed(method="l1", reconstruct=True) > needed(method="l1")
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_gradients_take_no_more_than_the_weights_however_much_text_there_is(order, monkeypatch):
+    monkeypatch.setattr(estimate_work, "bfloat16_in_hardware", lambda: True)
+
+    def kept(samples):
+        options = {"order": order}
+        pruning = {"method": "taylor", "options": options, "calibration": {"samples": samples}}
+        return estimate_cuts._gradient_bytes(work(pruning=pruning))
+
+    assert kept(1) < kept(64)
+    assert kept(64) == kept(4096) <= 4 * SMOLLM2.params
+
+
+def test_a_gpu_without_room_for_the_model_holds_a_layer_at_a_time():
+    small = DeviceInfo("cuda", 0, "small", 1 << 30, 300 << 20, (8, 0))
+    tight, roomy = (work(gpu, "bfloat16", pruning={"method": "wanda"}, evaluation=QUIET) for gpu in (small, H200))
+    assert estimate.layerwise(tight)
+    assert not estimate.layerwise(roomy)
+    assert estimate.pruning_bytes(tight) < estimate.pruning_bytes(roomy)
+    assert estimate.judging_bytes(tight) == estimate.judging_bytes(roomy)
+
+
+def test_a_model_is_said_to_be_streamed_exactly_where_the_engine_streams_it(monkeypatch):
+    import psutil
+
+    from core.models.streaming import must_stream
+
+    one = work(pruning={"method": "wanda"})
+
+    class Source:
+        architecture = SMOLLM2
+
+    class Memory:
+        available = 0
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    seen = set()
+    for share in (0.3, 0.55, 0.65, 2.0):
+        Memory.available = int(4 * SMOLLM2.params / share)
+        assert estimate.streamed(one) == must_stream(Source(), "mask")
+        seen.add(estimate.streamed(one))
+    assert seen == {True, False}
+    assert not estimate.streamed(work())
 
 
 def test_memory_of_half_precision_is_about_half():
