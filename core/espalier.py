@@ -2,13 +2,14 @@
 
 The trunk is the residual stream; every decoder layer is one horizontal branch, attention heads as cells to the left and
 MLP channels as a bar to the right. What stays is leaf green, what goes a hollow terracotta outline at the branch's tip.
-Layers outside the chosen range stay pale, masks thin a branch to its density, dropped layers are stubs.
+Layers outside the chosen range stay pale, masks thin a branch to its density, removed layers are hollow stubs. Where
+channels of the residual stream go, the trunk is narrower, inside its old outline, and every branch thinner.
 
 Widths are per cent of the place the figure gets and heights are pixels, so that text stays sharp on every screen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,14 +26,19 @@ PALE = 0.3
 UNTOUCHED = 0.998
 """Denser layers count as full: real weights hold a few zeros of their own (SmolLM2-135M: 0.03 %)."""
 _MATRICES = {"attention": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}
+_UNITS = ("heads", "kv", "mlp")
 _HEADER = 22.0
+_FOOTER = 20.0
+_TRUNK = 22.0
 
 
 @dataclass(frozen=True)
 class Branch:
     """One decoder layer before and after a cut. Densities are shares of non-zero weights, 1 = no zeros.
 
-    `kept_heads` are the query heads that stay, by their old index; None where only their number is known.
+    `kept_heads` are the query heads that stay, by their old index; None where only their number is known. `hidden` are
+    the channels of the residual stream, the same for all branches; (0, 0) where nobody says. `example`: the scores will
+    decide how much this layer loses or whether it goes, and what is drawn is one even way.
     """
 
     layer: int
@@ -43,6 +49,8 @@ class Branch:
     attention_density: float = 1.0
     mlp_density: float = 1.0
     kept_heads: tuple[int, ...] | None = None
+    hidden: tuple[int, int] = (0, 0)
+    example: bool = False
 
     @property
     def dropped(self) -> bool:
@@ -52,12 +60,19 @@ class Branch:
     @property
     def changed(self) -> bool:
         """Whether the layer loses units or weights."""
-        return self.heads[0] != self.heads[1] or self.mlp[0] != self.mlp[1] or min(_density(self)) < 1
+        narrower = self.hidden[0] != self.hidden[1]
+        return self.heads[0] != self.heads[1] or self.mlp[0] != self.mlp[1] or narrower or min(_density(self)) < 1
+
+    @property
+    def narrowed(self) -> float:
+        """What is left of the stream's width, as a share."""
+        return self.hidden[1] / self.hidden[0] if self.hidden[0] else 1.0
 
     def sentence(self) -> str:
         """What happens in this layer, for people who point at it or hear it read."""
+        about = " about" if self.example and self.changed else ""
         if self.dropped:
-            return f"Layer {self.layer}: dropped"
+            return f"Layer {self.layer}: removed{', for example' if self.example else ''}"
         changes = [
             _change(*self.heads, "heads"),
             _change(*self.kv_heads, "KV heads"),
@@ -67,7 +82,9 @@ class Branch:
             changes.append(f"attention {1 - self.attention_density:.1%} zeros")
         if self.mlp_density < 1:
             changes.append(f"MLP {1 - self.mlp_density:.1%} zeros")
-        return f"Layer {self.layer}: {', '.join(changes)}{'' if self.selected else ' (not chosen)'}"
+        if self.hidden[0] != self.hidden[1]:
+            changes.append(_change(*self.hidden, "channels of the stream"))
+        return f"Layer {self.layer}:{about} {', '.join(changes)}{'' if self.selected else ' (not chosen)'}"
 
 
 def _change(before: int, after: int, what: str) -> str:
@@ -77,6 +94,7 @@ def _change(before: int, after: int, what: str) -> str:
 def branches_of_plan(plan: "Plan", parts: Iterable[str] = ("attention", "mlp")) -> list[Branch]:
     """Branches of a plan (core.models.sizes); `parts` are the experiment's, and say where a mask puts its zeros."""
     chosen, found = set(parts), []
+    hidden = (plan.before.hidden_size, plan.after.hidden_size)
     for cut in plan.cuts:
         density = 1.0
         if cut.zeros:
@@ -92,23 +110,37 @@ def branches_of_plan(plan: "Plan", parts: Iterable[str] = ("attention", "mlp")) 
                 (cut.before.mlp, cut.after.mlp),
                 density if "attention" in chosen else 1.0,
                 density if "mlp" in chosen else 1.0,
+                hidden=hidden,
+                example=cut.selected and not plan.exact,
             )
         )
     return found
 
 
 def branches_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[Branch]:
-    """Branches of the store's `layers` rows of one run (layer, heads_before, …, density); changed means chosen."""
+    """Branches of the store's `layers` rows of one run (layer, heads_before, …, density); changed means chosen.
+
+    Where whole layers went or the stream is narrower, all layers were chosen from.
+    """
     found = []
     for row in sorted(rows, key=lambda r: int(r["layer"])):
-        heads, kv, mlp = ((int(row[f"{name}_before"]), int(row[f"{name}_after"])) for name in ("heads", "kv", "mlp"))
+        heads, kv, mlp = ((_whole(row, f"{name}_before"), _whole(row, f"{name}_after")) for name in _UNITS)
+        hidden = (_whole(row, "hidden_before"), _whole(row, "hidden_after"))
         value = row.get("density")
         density = float(value) if value is not None and value == value else 1.0  # nan where the store has none
         density = 1.0 if density > UNTOUCHED else density
         resized = any(before != after for before, after in (heads, kv, mlp))
         thin = 1.0 if resized else density
-        found.append(Branch(int(row["layer"]), resized or density < 1, heads, kv, mlp, thin, thin))
+        chosen = resized or density < 1 or hidden[0] != hidden[1]
+        found.append(Branch(int(row["layer"]), chosen, heads, kv, mlp, thin, thin, hidden=hidden))
+    if any(branch.dropped for branch in found):
+        found = [replace(branch, selected=True) for branch in found]
     return found
+
+
+def _whole(row: Mapping[str, Any], name: str) -> int:
+    value = row.get(name)
+    return int(value) if value is not None and value == value else 0
 
 
 def dense_branches(layers: Iterable[tuple[int, int, int]]) -> list[Branch]:
@@ -123,6 +155,11 @@ def summary(branches: Sequence[Branch]) -> str:
         return "No layers."
     if not changed:
         return f"{len(branches)} layers, nothing removed."
+    gone = [str(b.layer) for b in branches if b.dropped]
+    if gone and any(b.example for b in branches):
+        return f"{len(branches)} layers, {len(gone)} of them removed: the scores decide which."
+    if gone:
+        return f"{len(branches)} layers, {len(gone)} of them removed: {', '.join(gone)}."
     return f"{len(branches)} layers, {len(changed)} of them cut. {changed[0].sentence()}."
 
 
@@ -141,10 +178,11 @@ class _Frame:
     bar: float
     bar_width: float
     colours: Mapping[str, str]
+    narrowed: float = 1.0
 
     @property
     def thick(self) -> float:
-        return self.pitch * (1.0 if self.pitch < 2.5 else 0.62)
+        return self.pitch * (1.0 if self.pitch < 2.5 else 0.62) * self.narrowed
 
     def y(self, row: int) -> float:
         return self.top + row * self.pitch + (self.pitch - self.thick) / 2
@@ -159,11 +197,13 @@ def espalier_svg(
     large (taller rows). `dark` None follows the page's colour scheme by CSS; True or False fixes it, for files.
     `label` is what a screen reader says; empty takes `summary`. Every text is escaped.
     """
-    frame = _frame(branches, scale, _colours(dark))
-    height = frame.top + frame.pitch * len(branches) + (2 if scale != "small" else 0)
+    narrowed = min((branch.narrowed for branch in branches), default=1.0)
+    frame = replace(_frame(branches, scale, _colours(dark)), narrowed=narrowed)
+    footer = _FOOTER if narrowed < 1 else 2
+    height = frame.top + frame.pitch * len(branches) + (footer if scale != "small" else 0)
     width = "112" if scale == "small" else "100%"
     body = [_header(frame)] if scale != "small" else []
-    body += [_wood(frame, branches), _heads(frame, branches), _channels(frame, branches)]
+    body += [_wood(frame, branches), _heads(frame, branches), _channels(frame, branches), _stubs(frame, branches)]
     if scale != "small":
         body += [_numbers(frame, branches), _tips(frame, branches)]
     text = escape(label or summary(branches), quote=True)
@@ -203,20 +243,40 @@ def _wood(f: _Frame, branches: Sequence[Branch]) -> str:
     """Trunk and twigs."""
     height = f.pitch * len(branches)
     if f.scale == "small":
-        return (
+        slim = (
             f'<rect x="{f.trunk:.6g}%" y="{f.top:.6g}" width="2" height="{height:.6g}" transform="translate(-2 0)" '
             f'fill="{f.colours["muted"]}" opacity="0.6"/>'
         )
+        return slim + (_lost_sides(f, 8.0, f.top, height) if f.narrowed < 1 else "")
     twigs = "".join(
         f'<line x1="{x1:.6g}%" x2="{x2:.6g}%" y1="{y:.6g}" y2="{y:.6g}"/>'
         for row, branch in enumerate(branches)
         for y in (f.y(row) + f.thick / 2,)
         for x1, x2 in (_twig(f, branch))
     )
-    return (
+    wide = _TRUNK * f.narrowed
+    trunk = (
         f'<g stroke="{f.colours["trunk"]}" stroke-width="1.5">{twigs}</g>'
-        f'<rect x="{f.trunk:.6g}%" y="{f.top - 3:.6g}" width="22" height="{height + 6:.6g}" rx="6" '
-        f'transform="translate(-11 0)" fill="{f.colours["trunk"]}"/>'
+        f'<rect x="{f.trunk:.6g}%" y="{f.top - 3:.6g}" width="{wide:.6g}" height="{height + 6:.6g}" '
+        f'rx="{min(6, wide / 3):.6g}" transform="translate({-wide / 2:.6g} 0)" fill="{f.colours["trunk"]}"/>'
+    )
+    if f.narrowed == 1:
+        return trunk
+    before, after = next(branch.hidden for branch in branches if branch.narrowed < 1)
+    return (
+        f"{trunk}{_lost_sides(f, _TRUNK, f.top - 3, height + 6)}"
+        f'<text x="{f.trunk:.6g}%" y="{f.top + height + 15:.6g}" text-anchor="middle" font-size="11" '
+        f'fill="{f.colours["muted"]}">stream {before:,} → {after:,}</text>'
+    )
+
+
+def _lost_sides(f: _Frame, wide: float, top: float, height: float) -> str:
+    """Hollow strips on both sides of the trunk: channels of the stream that go."""
+    lost = wide * (1 - f.narrowed) / 2
+    return "".join(
+        f'<rect x="{f.trunk:.6g}%" y="{top:.6g}" width="{lost:.6g}" height="{height:.6g}" fill="none" '
+        f'transform="translate({shift:.6g} 0)" stroke="{f.colours["cut"]}" stroke-width="0.8"/>'
+        for shift in (-wide / 2, wide / 2 - lost)
     )
 
 
@@ -224,6 +284,20 @@ def _twig(f: _Frame, branch: Branch) -> list[tuple[float, float]]:
     if branch.dropped:
         return [(f.trunk - 3.6, f.trunk + 3.6)]
     return [(f.heads_width, f.bar)]
+
+
+def _stubs(f: _Frame, branches: Sequence[Branch]) -> str:
+    """What is left of removed layers: a short hollow stub on each side, and then nothing."""
+    wide = 6.0 if f.scale == "small" else 3.5
+    places = (f.heads_width - wide, f.bar) if f.scale == "small" else (f.heads_width - wide / 2, f.bar - wide / 2)
+    drawn = "".join(
+        f'<rect x="{x:.6g}%" y="{f.y(row) + 0.5:.6g}" width="{wide:.6g}%" height="{max(f.thick - 1, 0.5):.6g}"/>'
+        for row, branch in enumerate(branches)
+        if branch.dropped
+        for x in places
+    )
+    thin = 0.8 if f.scale == "small" else 1
+    return f'<g fill="none" stroke="{f.colours["cut"]}" stroke-width="{thin}">{drawn}</g>' if drawn else ""
 
 
 def _layer(f: _Frame, x: float, width: float, units: float, height: float, paths: Mapping[str, Sequence[str]]) -> str:
@@ -355,7 +429,7 @@ def _numbers(f: _Frame, branches: Sequence[Branch]) -> str:
     for row, branch in enumerate(branches):
         if branch.layer % every:
             continue
-        colour = f.colours["ink" if branch.selected else "muted"]
+        colour = f.colours["ink" if branch.selected and not branch.dropped else "muted"]
         y = f.y(row) + f.thick / 2
         texts.append(f'<text x="{f.trunk:.6g}%" y="{y:.6g}" fill="{colour}">{branch.layer}</text>')
     return f'<g font-size="{size:.6g}" text-anchor="middle" dominant-baseline="central">{"".join(texts)}</g>'
@@ -367,7 +441,11 @@ def _tips(f: _Frame, branches: Sequence[Branch]) -> str:
     for (total, left, density), alike in groupby(branches, key=lambda b: (*b.mlp, round(b.mlp_density, 3))):
         same = list(alike)
         text = f"{left:,}" if left < total else (f"{density:.0%}" if density < 1 else "")
-        if text and not same[0].dropped:
+        if text and same[0].example:
+            text = f"≈ {text}"
+        if same[0].dropped:
+            text = "e.g. removed" if same[0].example else "removed"
+        if text:
             y = f.y(row) + f.thick / 2
             texts.append(f'<text x="100%" y="{y:.6g}" fill="{f.colours["muted"]}">{text}</text>')
         row += len(same)

@@ -76,10 +76,77 @@ def test_layers_outside_the_range_stay_pale() -> None:
     assert fills == ["0.3", "0.3"]
 
 
-def test_a_dropped_layer_is_a_stub() -> None:
-    svg = espalier_svg([branch(heads=(4, 0), kv_heads=(2, 0), mlp=(100, 0))], dark=False)
-    assert boxes(svg, 0, LEAF) == boxes(svg, 1, LEAF) == boxes(svg, 1, CUT) == []
-    assert "Layer 0: dropped" in svg
+def stubs(svg: str) -> list[float]:
+    """Tops of the hollow stubs of removed layers."""
+    groups = [g for g in ET.fromstring(svg).findall(f"{SVG}g") if g.get("stroke") == CUT]
+    return [float(r.get("y", "0")) for g in groups for r in g.findall(f"{SVG}rect")]
+
+
+@pytest.mark.parametrize("scale", ["small", "medium", "large"])
+def test_a_removed_layer_is_a_hollow_stub_on_each_side_in_its_own_row(scale: str) -> None:
+    whole = branch(heads=(4, 4), kv_heads=(2, 2), mlp=(100, 100))
+    gone = branch(1, heads=(4, 0), kv_heads=(2, 0), mlp=(100, 0))
+    svg = espalier_svg([whole, gone], scale=scale, dark=False)  # type: ignore[arg-type]
+    assert boxes(svg, 1, CUT) == []
+    kept = [y for _, y, _, _ in boxes(svg, 1, LEAF)]
+    assert len(kept) == 1
+    assert len(stubs(svg)) == 2
+    assert min(stubs(svg)) > kept[0]
+    assert stubs(espalier_svg([whole], scale=scale, dark=False)) == []  # type: ignore[arg-type]
+
+
+def test_removed_layers_are_said_in_words() -> None:
+    gone = branch(3, heads=(4, 0), kv_heads=(2, 0), mlp=(100, 0))
+    assert gone.sentence() == "Layer 3: removed"
+    assert summary([branch(0), gone]) == "2 layers, 1 of them removed: 3."
+    assert ">removed</text>" in espalier_svg([gone])
+
+
+def test_layers_that_the_scores_will_choose_are_drawn_as_an_example() -> None:
+    branches = branches_of_plan(plan(SMOL, Pruning(method="block_influence", ratio=0.2, layers=(4, 25))))
+    assert [b.layer for b in branches if b.dropped] == [22, 23, 24, 25]
+    assert summary(branches) == "30 layers, 4 of them removed: the scores decide which."
+    assert ">e.g. removed</text>" in espalier_svg(branches)
+    certain = branches_of_plan(plan(SMOL, Pruning(method="last", ratio=0.2)))
+    assert ">removed</text>" in espalier_svg(certain)
+
+
+def test_even_examples_of_a_global_ranking_are_marked_as_about() -> None:
+    about = branches_of_plan(plan(SMOL, Pruning(method="l2", ratio=0.4, layers=(4, 25), allocation="global")))
+    even = branches_of_plan(plan(SMOL, Pruning(method="l2", ratio=0.4, layers=(4, 25))))
+    assert "≈ " in espalier_svg(about)
+    assert "≈ " not in espalier_svg(even)
+    assert about[4].sentence().startswith("Layer 4: about 9 → ")
+    assert about[0].sentence() == even[0].sentence()
+
+
+def test_a_narrower_stream_is_a_narrower_trunk_in_its_old_outline_and_thinner_branches() -> None:
+    branches = branches_of_plan(plan(SMOL, Pruning(method="hidden", ratio=0.25)))
+    assert all(b.changed and b.hidden == (576, 432) for b in branches)
+    for scale in ("small", "medium"):
+        svg = espalier_svg(branches, scale=scale, dark=False)  # type: ignore[arg-type]
+        whole = espalier_svg(dense_branches([(9, 3, 1536)] * 30), scale=scale, dark=False)  # type: ignore[arg-type]
+        outlines = [r for r in ET.fromstring(svg).findall(f"{SVG}rect") if r.get("stroke") == CUT]
+        assert len(outlines) == 2
+        assert boxes(svg, 1, CUT) == []
+        assert boxes(svg, 1, LEAF)[0][3] == pytest.approx(0.75 * boxes(whole, 1, LEAF)[0][3])
+    assert "stream 576 → 432" in espalier_svg(branches)
+    assert "576 → 432 channels of the stream" in branches[0].sentence()
+
+
+def test_rows_of_runs_that_removed_layers_or_channels_give_the_same_figure_as_their_plans() -> None:
+    for pruning in (Pruning(method="last", ratio=0.2), Pruning(method="hidden", ratio=0.25)):
+        made = plan(SMOL, pruning)
+        rows = [
+            {
+                "layer": c.layer, "heads_before": c.before.heads, "heads_after": c.after.heads,
+                "kv_before": c.before.kv_heads, "kv_after": c.after.kv_heads,
+                "mlp_before": c.before.mlp, "mlp_after": c.after.mlp, "density": None,
+                "hidden_before": made.before.hidden_size, "hidden_after": made.after.hidden_size,
+            }
+            for c in made.cuts
+        ]  # fmt: skip
+        assert espalier_svg(branches_of_rows(rows)) == espalier_svg(branches_of_plan(made))
 
 
 def test_a_plan_is_drawn_with_its_own_counts() -> None:
