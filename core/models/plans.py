@@ -149,10 +149,11 @@ def plan(architecture: Architecture, pruning: "Pruning") -> Plan:
     reach = _reach(architecture, pruning, method.kind, selected)
     if pruning.target == "model":
         goal = half_up_count(pruning.ratio, architecture.params)
-        if goal >= reach:
+        most = _most(architecture, pruning, method.kind, selected, reach)
+        if goal > most or goal == reach:
             raise ExperimentError(
-                f"{pruning.ratio:.0%} of the whole model is {goal:,} parameters, but the selected layers and parts hold "
-                f"only {reach:,} that {pruning.method} could take ({reach / architecture.params:.1%} of it).",
+                f"{pruning.ratio:.0%} of the whole model is {goal:,} parameters, but the selected layers and parts "
+                f"hold only {most:,} that {pruning.method} could take ({most / architecture.params:.1%} of it).",
                 "Lower the ratio, or select more layers and parts.",
                 field="pruning.ratio",
             )
@@ -209,6 +210,16 @@ def _reach(architecture: Architecture, pruning: "Pruning", kind: str, selected: 
     if kind == "depth":
         return sum(architecture.layer_params(i) for i in selected)
     return sum(_cuttable(architecture, i, pruning) for i in selected)
+
+
+def _most(architecture: Architecture, pruning: "Pruning", kind: str, selected: range, reach: int) -> int:
+    """The most that can go: every layer keeps one unit of each part, the model one layer."""
+    if kind == "width":
+        least = [cut_sizes(s, pruning, 1.0) if i in selected else s for i, s in enumerate(architecture.layers)]
+        return architecture.params - architecture.with_layers(tuple(least)).params
+    if kind == "depth" and len(selected) == architecture.n_layers:
+        return reach - min(architecture.layer_params(i) for i in selected)
+    return reach
 
 
 def _cuttable(architecture: Architecture, layer: int, pruning: "Pruning") -> int:

@@ -76,6 +76,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "heads": job.pruning.heads,
         "tokens": tokens,
         "windows": list(job.windows.shape),
+        "batch_size": job.pruning.calibration.batch_size,
         "passes": str(job.walk.dtype),
     }
     return found | ({"seed": job.seed} if job.method.seeded_for(job.pruning.options) else {})
