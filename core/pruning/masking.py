@@ -87,11 +87,11 @@ def _mask_layer(
         if job.method.rewrites:
             _rewrite(job, index, {role: matrices[role] for role in chosen}, inputs, budget, lambda: tell(done))
         else:
-            for role in chosen:
+            for place, role in enumerate(chosen):
                 _zero(job, index, role, matrices[role].weight, inputs, budget)
-                tell(done := done + 1)
-            continue
-        tell(done := done + len(chosen))
+                tell(done + place + 1)
+        done += len(chosen)
+        tell(done)
 
 
 def _zero(job: Job, index: int, role: str, weight: Tensor, inputs: InputStats | None, budget: Budget) -> None:
@@ -112,7 +112,14 @@ def _rewrite(
     budget: Budget,
     tick: Callable[[], None],
 ) -> None:
-    """Let the method write new weights for the matrices that share `inputs`; zeros are counted, not believed."""
+    """Let the method write new weights for the matrices that share `inputs`; zeros are counted, not believed.
+
+    A matrix of which nothing goes is left alone.
+    """
+    sizes = {role: (matrix.weight.shape[0], matrix.weight.shape[1]) for role, matrix in matrices.items()}
+    matrices = {role: matrices[role] for role, size in sizes.items() if budget.zeros(size, job.method.compare)}
+    if not matrices:
+        return
     weights = [matrix.weight.float() for matrix in matrices.values()]
     together = "+".join(matrices)
 
