@@ -340,6 +340,8 @@ def _pruning_result(found: dict[str, dict[str, Any]], setting: Setting) -> dict[
         "nonzero_after": model.get("nonzero"),
         "achieved_ratio": 0.0,
         "achieved_model_ratio": 0.0,
+        "hidden_before": architecture.hidden_size,
+        "hidden_after": architecture.hidden_size,
         "layers": [],
     }
     return {

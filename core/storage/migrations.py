@@ -93,3 +93,10 @@ def runs_with_metrics_layers_and_stages(connection: "duckdb.DuckDBPyConnection")
         CREATE TABLE stages (
             run_id VARCHAR NOT NULL, position INTEGER NOT NULL, stage VARCHAR NOT NULL, seconds DOUBLE)""")
     connection.execute("CREATE TABLE sources (run_id VARCHAR NOT NULL, signature VARCHAR NOT NULL)")
+
+
+@step(2)
+def channels_of_the_stream_in_layers(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Hidden-channel pruning: the same for all layers of a run, beside what each of them holds."""
+    for column in ("hidden_before", "hidden_after"):
+        connection.execute(f"ALTER TABLE layers ADD COLUMN {column} INTEGER")

@@ -35,9 +35,11 @@ METRIC_COLUMNS = {
 LAYER_COLUMNS = {
     "run_id": "VARCHAR", "layer": "INTEGER", "heads_before": "INTEGER", "heads_after": "INTEGER",
     "kv_before": "INTEGER", "kv_after": "INTEGER", "mlp_before": "INTEGER", "mlp_after": "INTEGER", "density": "DOUBLE",
+    "hidden_before": "INTEGER", "hidden_after": "INTEGER",
 }  # fmt: skip
 STAGE_COLUMNS = {"run_id": "VARCHAR", "position": "INTEGER", "stage": "VARCHAR", "seconds": "DOUBLE"}
-_SIZES = [column for column in LAYER_COLUMNS if column.endswith(("_before", "_after"))]
+_STREAM = ("hidden_before", "hidden_after")
+_SIZES = [column for column in LAYER_COLUMNS if column.endswith(("_before", "_after")) and column not in _STREAM]
 _LIMITS = {"INTEGER": 2**31, "BIGINT": 2**63}
 _LONGEST = 200_000
 """Longest text that is stored, in characters; an experiment is at most 64 KiB."""
@@ -78,7 +80,7 @@ def read_run(directory: Path) -> RunRows | None:
     return RunRows(
         run={column: row[column] for column in RUN_COLUMNS},
         metrics=_metrics(directory.name, results.get("metrics")),
-        layers=_layers(directory.name, _mapping(results.get("pruning")).get("layers")),
+        layers=_layers(directory.name, _mapping(results.get("pruning"))),
         stages=_stages(directory.name, results.get("timings"), folder),
     )
 
@@ -97,7 +99,8 @@ def title_of(experiment: Experiment) -> str:
     if pruning is None:
         return f"{model}, dense"
     layers = "" if pruning.layers is None else f", layers {pruning.layers[0]}–{pruning.layers[1]}"
-    return f"{model}, {pruning.method} {pruning.ratio * 100:g} %{layers}"
+    of = " of the model" if pruning.target == "model" else ""
+    return f"{model}, {pruning.method} {pruning.ratio * 100:g} %{of}{layers}"
 
 
 def signature(directory: Path) -> str:
@@ -149,7 +152,7 @@ def _run_row(
         row[column] = _number(pruned.get(column))
     row["layout"] = _text(pruned.get("layout"))
     row["model_layers"] = _count(pruned.get("model_layers"), "INTEGER")
-    if row["layer_first"] is None and row["method"] is not None and row["model_layers"]:
+    if row["layer_first"] is None and row["kind"] not in (None, "hidden") and row["model_layers"]:
         row["layer_first"], row["layer_last"] = 0, row["model_layers"] - 1
     return row
 
@@ -188,14 +191,16 @@ def _metrics(run_id: str, entries: Any) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _layers(run_id: str, entries: Any) -> list[tuple[Any, ...]]:
+def _layers(run_id: str, pruned: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """One row a decoder layer, with 0 after the cut where it is gone; the stream's width stands in every row."""
     rows = []
-    for entry in map(_mapping, _sequence(entries)):
+    stream = [_count(pruned.get(column), "INTEGER") for column in _STREAM]
+    for entry in map(_mapping, _sequence(pruned.get("layers"))):
         layer = _count(entry.get("layer"), "INTEGER")
         if layer is None:
             continue
         sizes = [_count(entry.get(column), "INTEGER") for column in _SIZES]
-        rows.append((run_id, layer, *sizes, _number(entry.get("density"))))
+        rows.append((run_id, layer, *sizes, _number(entry.get("density")), *stream))
     return sorted(rows, key=lambda row: int(row[1]))
 
 

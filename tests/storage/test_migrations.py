@@ -31,6 +31,16 @@ def test_the_tables_have_the_columns_that_are_written(connection):
     assert columns(connection, "stages") == STAGE_COLUMNS
 
 
+def test_a_database_of_the_first_version_gains_the_stream_s_width_and_keeps_its_rows(connection):
+    first = migrations.steps()[1]
+    migrations.applied(connection)
+    first(connection)
+    connection.execute("INSERT INTO migrations VALUES (1, 'first')")
+    connection.execute("INSERT INTO layers (run_id, layer, heads_before) VALUES ('a', 0, 9)")
+    assert migrations.migrate(connection) == [number for number in migrations.steps() if number > 1]
+    assert connection.execute("SELECT heads_before, hidden_after FROM layers").fetchall() == [(9, None)]
+
+
 def test_a_number_taken_twice_is_an_error():
     taken = next(iter(migrations.steps()))
     with pytest.raises(ValueError, match="twice"):

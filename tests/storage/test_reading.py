@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.experiment import Experiment
-from core.storage.reading import METRIC_COLUMNS, RUN_COLUMNS, protocol_key, read_run, signature
+from core.storage.reading import LAYER_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS, protocol_key, read_run, signature
 
 RUN_ID = "20261123-201854-1a2b3c4d-x7y9"
 
@@ -20,6 +20,21 @@ def directory(home):
 def write_experiment(directory, **changes):
     data = {"name": "taylor 30 %", "pruning": {"method": "taylor", "ratio": 0.3, "layers": [4, 25]}, **changes}
     directory.joinpath("experiment.yaml").write_text(Experiment.parse(data).to_yaml(), encoding="utf-8")
+
+
+def write_pruned(directory, layers, **pruned):
+    content = {"pruning": {"model_layers": 2, "layers": layers, **pruned}}
+    directory.joinpath("results.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def layer(number, heads, mlp):
+    """One entry of results.json's layers; what stays is given."""
+    before = {"heads_before": 4, "kv_before": 2, "mlp_before": 96}
+    return {"layer": number, **before, "heads_after": heads, "kv_after": heads // 2, "mlp_after": mlp, "density": 1.0}
+
+
+def layer_rows(directory):
+    return [dict(zip(LAYER_COLUMNS, row, strict=True)) for row in read_run(directory).layers]
 
 
 def write_events(directory, *events):
@@ -60,9 +75,37 @@ def test_the_dense_model_has_no_method(directory):
     assert row["model"] == "builtin:smollm2-135m-instruct"
 
 
+def test_a_removed_layer_is_a_row_of_zeros_after_the_cut(directory):
+    write_experiment(directory, pruning={"method": "last", "ratio": 0.5})
+    finished_events(directory)
+    write_pruned(directory, [layer(1, 0, 0), layer(0, 4, 96)], hidden_before=16, hidden_after=16)
+    first, second = layer_rows(directory)
+    assert (first["layer"], first["heads_after"], first["mlp_after"]) == (0, 4, 96)
+    assert (second["heads_before"], second["heads_after"], second["kv_after"], second["mlp_after"]) == (4, 0, 0, 0)
+    run = read_run(directory).run
+    assert (run["kind"], run["layer_first"], run["layer_last"]) == ("depth", 0, 1)
+
+
+def test_the_width_of_the_stream_stands_in_every_layer_and_no_layers_are_said_to_be_chosen(directory):
+    write_experiment(directory, pruning={"method": "hidden", "ratio": 0.25})
+    finished_events(directory)
+    write_pruned(directory, [layer(0, 4, 96), layer(1, 4, 96)], hidden_before=16, hidden_after=12)
+    assert [(row["hidden_before"], row["hidden_after"]) for row in layer_rows(directory)] == [(16, 12)] * 2
+    run = read_run(directory).run
+    assert (run["kind"], run["layer_first"], run["layer_last"]) == ("hidden", None, None)
+
+
+def test_results_of_an_older_version_leave_the_width_of_the_stream_empty(directory):
+    write_experiment(directory)
+    write_pruned(directory, [layer(0, 2, 64)])
+    assert [(row["hidden_before"], row["hidden_after"]) for row in layer_rows(directory)] == [(None, None)]
+
+
 def test_a_run_without_a_name_is_called_by_what_it_does(directory):
     write_experiment(directory, name="")
     assert read_run(directory).run["name"] == "builtin:smollm2-135m-instruct, taylor 30 %, layers 4–25"
+    write_experiment(directory, name="", pruning={"method": "l1", "ratio": 0.2, "target": "model"})
+    assert read_run(directory).run["name"] == "builtin:smollm2-135m-instruct, l1 20 % of the model"
 
 
 def test_a_failed_run_keeps_its_reason_and_advice(directory):
