@@ -92,7 +92,7 @@ def global_sizes(
     round_to: int,
     standardised: bool = False,
 ) -> dict[int, LayerSizes]:
-    """Sizes of each scored layer after one ranking over all layers, at least `goal` parameters fewer if they are there.
+    """Sizes of each scored layer after one ranking over all layers, as near to `goal` parameters fewer as units allow.
 
     scores: (layer, part) → score per unit (units,), divided here by its mean over the layer's part: per parameter, the
     average unit of every part of every layer is worth the same, and neither large nor cheap ones go first for that;
@@ -100,19 +100,32 @@ def global_sizes(
     at least one unit of attention and one such tile stay in each layer.
     """
     sizes = {layer: architecture.layers[layer] for layer, _ in scores}
-    steps = _steps(architecture, scores, heads, round_to, standardised)
-    left = goal
-    for _, layer, part, size in sorted(steps, key=lambda step: step[0]):
-        if left <= 0:
-            break
+    channel, head, kv_head = _costs(architecture)
+
+    def cost(layer: int, smaller: LayerSizes) -> int:
         now = sizes[layer]
-        smaller = _shrunk(now, part, size, heads)
-        cost = params_of(architecture, now) - params_of(architecture, smaller)
-        if 2 * left < cost:  # nearer without it; a cheaper unit may still fit
-            continue
-        sizes[layer] = smaller
-        left -= cost
+        heads_gone, kv_gone = now.heads - smaller.heads, now.kv_heads - smaller.kv_heads
+        return (now.mlp - smaller.mlp) * channel + heads_gone * head + kv_gone * kv_head
+
+    steps = sorted(_steps(architecture, scores, heads, round_to, standardised), key=lambda step: step[0])
+    left = goal
+    for overshoots in (False, True):  # all that fit; then one that ends nearer to the goal than nothing
+        for _, layer, part, size in steps:
+            if left < (channel + 1) // 2:
+                break
+            smaller = _shrunk(sizes[layer], part, size, heads)
+            taken = cost(layer, smaller)
+            if 0 < taken < 2 * left if overshoots else 0 < taken <= left:
+                sizes[layer] = smaller
+                left -= taken
     return sizes
+
+
+def _costs(architecture: Architecture) -> tuple[int, int, int]:
+    """Parameters of an MLP channel, of a query head and of a KV head."""
+    none, one = params_of(architecture, LayerSizes(0, 0, 0)), [(0, 0, 1), (1, 0, 0), (0, 1, 0)]
+    channel, head, kv_head = (params_of(architecture, LayerSizes(*sizes)) - none for sizes in one)
+    return channel, head, kv_head
 
 
 Step = tuple[tuple[float, int, str], int, str, int]
