@@ -4,10 +4,11 @@ Peak memory is what one layer, the tables outside the layers and one shard of th
 that `core.models.saving` would have written from memory.
 """
 
+import ctypes
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from core.models.loading import LoadedModel
 
 STREAM_SHARD_BYTES = 2**28
+_M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
 INDEX = "model.safetensors.index.json"
 
 
@@ -123,6 +125,15 @@ def checksum(tensor: Tensor) -> float:
     return float(tensor.sum(dtype=torch.float64))
 
 
+def return_memory_at_once() -> None:
+    """Have the C library give freed tensors back to the system instead of keeping pieces of them (glibc only).
+
+    By default it learns to keep blocks of up to 32 MB, and a walk over layers ends with twice the memory in pieces.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
 class Streamed:
     """A Body whose layers come from files, and go to a writer at their last visit.
 
@@ -130,6 +141,7 @@ class Streamed:
     """
 
     def __init__(self, directory: Path, device: torch.device | str, writer: Writer | None = None) -> None:
+        return_memory_at_once()
         self.model = _skeleton(directory)
         self.family = family(str(self.model.config.model_type))
         self.device = torch.device(device)

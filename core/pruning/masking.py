@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def _mask_layer(
             continue
         inputs = stats.get(chosen[0])
         if job.method.rewrites:
-            _rewrite(job, index, {role: matrices[role] for role in chosen}, inputs, budget, lambda: tell(done))
+            _rewrite(job, index, {role: matrices[role] for role in chosen}, inputs, budget, partial(tell, done))
         else:
             for place, role in enumerate(chosen):
                 _zero(job, index, role, matrices[role].weight, inputs, budget)
