@@ -1,4 +1,4 @@
-"""The command line: `python -m core run | methods | models | tasks | reindex`.
+"""The command line: `python -m core run | export | methods | models | tasks | reindex`.
 
 `run` works without streamlit, duckdb and plotly. Exit codes: 0 done, 1 the run failed, 2 what was asked for cannot be
 done, 130 cancelled.
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(function=_run)
 
+    _add_export(commands)
     for name, function, text in (
         ("methods", _methods, "list the pruning methods"),
         ("models", _models, "list the models that can be chosen by name"),
@@ -65,6 +66,21 @@ def _parser() -> argparse.ArgumentParser:
     reindex = commands.add_parser("reindex", help="rebuild results.duckdb from the run directories")
     reindex.set_defaults(function=_reindex)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a model as others load it: Hugging Face form or GGUF")
+    export.add_argument("run", metavar="RUN", nargs="?", help="a run's id, the beginning of one, or a run's folder")
+    export.add_argument("--model", metavar="NAME", help="in place of RUN: a dense model, as `models` lists them")
+    export.add_argument("--to", choices=("hf", "gguf"), required=True, help="Hugging Face form, or GGUF for llama.cpp")
+    export.add_argument(
+        "--dtype", default="", help="float32, float16, bfloat16; for GGUF also q8_0, q4_0 (default: as stored)"
+    )
+    export.add_argument("--out", metavar="DIR", help="where it goes (default: export/ in the run's folder)")
+    export.add_argument("--push", metavar="REPO", help="upload it to this repository of a model hub, too")
+    export.add_argument("--public", action="store_true", help="make that repository public, if it is made new")
+    export.add_argument("--trust-remote-code", action="store_true", help="for --model: let its own code run")
+    export.set_defaults(function=_export)
 
 
 # ----------------------------------------------------------------------------------------------------------------- run
@@ -184,6 +200,14 @@ class _Bar:
         elif kind == "warning":
             self._say(f"note: {event['text']}")
 
+    def step(self, stage: str, done: float, total: float, unit: str) -> None:
+        """Show where an export is; without a terminal one line a stage."""
+        if self._terminal:
+            self._move({"stage": stage, "done": done, "total": total, "unit": unit})
+        elif stage != self._key:
+            self._key = stage
+            self._say(stage)
+
     def _move(self, event: Mapping[str, Any]) -> None:
         key = (event["stage"], event.get("task"), event["unit"], event["total"])
         if key != self._key:
@@ -218,6 +242,47 @@ def _report(directory: Any, code: int) -> int:
         of = "" if metric["stage"] == "pruned" else f"  ({metric['stage']})"
         print(f"{metric['task']:<28} {metric['metric']:<26} {value}{error}{of}")
     print(f"results: {directory.results_file}")
+    return DONE
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def _export(options: argparse.Namespace) -> int:
+    from core.jobs import worker
+
+    worker.prepare_environment()
+    from core.errors import Cancelled, RunError
+    from core.jobs.exporting import Order, ended_by_signals, find_run, perform
+    from core.models.push import PushError
+    from core.settings import home
+
+    if (options.run is None) == (options.model is None):
+        raise InputError("Nothing, or two things, to export.", "Give a RUN, or --model NAME.")
+    run = find_run(options.run, home()) if options.run is not None else None
+    out = Path(options.out) if options.out else None
+    order = Order(
+        run, options.model, options.to, options.dtype, out, options.push, not options.public, options.trust_remote_code
+    )
+    try:
+        with ended_by_signals() as check, _Bar() as bar:
+
+            def hear(stage: str, done: float, total: float, unit: str) -> None:
+                check()
+                bar.step(stage, done, total, unit)
+
+            exported, url = perform(order, hear)
+    except Cancelled as error:
+        _complain(str(error))
+        return CANCELLED
+    except (RunError, PushError) as error:
+        _complain(str(error))
+        return FAILED
+    for text in (*exported.checks, *exported.notes):
+        print(text)
+    print(f"{exported.path}  {exported.bytes / 1e6:,.1f} MB, {exported.architecture}, {exported.dtype}")
+    if url:
+        print(f"uploaded to {url}")
     return DONE
 
 

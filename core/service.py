@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,8 @@ from core.data import tasks as task_names
 from core.device import info, resolve_device
 from core.errors import EspalierError, ExperimentError, InputError, QueueError
 from core.experiment import Experiment
+from core.jobs import exporting
+from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
 from core.models import catalogue
@@ -27,7 +30,17 @@ from core.pruning import registry
 from core.storage.store import Store
 from core.views import ChatModel, Preview, RunDetail, StatusLine
 
-__all__ = ["ChatModel", "Preview", "RunDetail", "Service", "StatusLine", "close_service", "get_service"]
+__all__ = [
+    "ChatModel",
+    "ExportChoice",
+    "ExportStatus",
+    "Preview",
+    "RunDetail",
+    "Service",
+    "StatusLine",
+    "close_service",
+    "get_service",
+]
 
 SYNC_EVERY_S = 0.5
 ACTIVE = ("WAITING", "RUNNING", "INTERRUPTED")
@@ -117,7 +130,7 @@ class Service:
             seconds_basis=pace.basis(work.device, work.dtype),
             smaller=previews.smaller(cut),
             faster=previews.faster(cut, experiment),
-            loads_in=previews.opens_in(cut, setting.architecture),
+            loads_in=previews.opens_in(setting, cut),
             yaml=experiment.to_yaml(),
             command=previews.command(experiment),
             identical=history.identical(self._store, setting.hash),
@@ -130,7 +143,12 @@ class Service:
             disk_bytes=estimate.disk_bytes(work),
             device=setting.device,
             dtype=setting.dtype,
+            zeros=previews.zeros(experiment),
         )
+
+    def smaller_and_faster(self, keep: float) -> dict[str, Any]:
+        """`pruning` of the best known recipe that keeps this share of the model's parameters."""
+        return presets.smaller_and_faster(keep)
 
     def quick_look(self) -> list[Experiment]:
         """The runs behind "prune SmolLM2 to see how it works"."""
@@ -178,7 +196,9 @@ class Service:
 
     def delete(self, run_id: str) -> None:
         """Remove a run with all its files. QueueError while it is worked on."""
-        self._owner().delete(board.existing(self.home, run_id).id)
+        owner, directory = self._owner(), board.existing(self.home, run_id)
+        exporting.cancel_all(directory)
+        owner.delete(directory.id)
 
     def move(self, run_id: str, by: int) -> None:
         """Move a waiting run by that many places; negative is towards the head."""
@@ -226,6 +246,26 @@ class Service:
     def log_tail(self, run_id: str, n: int = board.LOG_LINES) -> str:
         """The last lines of a run's log, as plain text."""
         return board.existing(self.home, run_id).log_tail(n)
+
+    # --- exports
+
+    def export_choices(self, run_id: str) -> list[ExportChoice]:
+        """Forms in which a complete run's model can be exported; none where it kept no model."""
+        return exporting.choices(board.existing(self.home, run_id))
+
+    def exports(self, run_id: str) -> list[ExportStatus]:
+        """Exports of a run, running and done."""
+        return exporting.exports(board.existing(self.home, run_id))
+
+    def start_export(self, run_id: str, format_: str, dtype: str) -> None:
+        """Export in a process of its own; `exports` says where it stands."""
+        self._owner()
+        exporting.start(board.existing(self.home, run_id), self.home, format_, dtype)
+
+    def cancel_export(self, run_id: str, name: str) -> None:
+        """Ask a running export (`gguf-q8_0`) to stop."""
+        self._owner()
+        exporting.cancel(board.existing(self.home, run_id), name)
 
     # --- compare
 

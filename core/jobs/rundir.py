@@ -8,6 +8,7 @@
     model/              the worker: the weights as saved
     samples.parquet     the worker: outcomes per document
     state.json          the supervisor, atomic, only while no worker lives
+    export/             exports of the model, with where each stands (core/jobs/exporting.py)
     worker.lock         held by the worker all its life: "the worker lives" means that this lock is held
 
 Readers take no lock, may read at any time, and skip a torn last line.

@@ -11,8 +11,8 @@ from core import charts
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
+from pages._parts import runs_export, theme
 from pages._parts import runs_text as say
-from pages._parts import theme
 from pages._parts.runs_board import EVERY_S, act
 
 LOG_LINES = 200
@@ -29,6 +29,8 @@ def show(service: Service, run_id: str) -> None:
     st.button("All runs", key="runs_back", icon=":material/arrow_back:", type="tertiary", on_click=_back)
     _head(service, detail)
     state = str(detail.status.state)
+    if state == "COMPLETE":
+        runs_export.show(service, run_id)
     moving = state in (*say.ACTIVE, *say.QUEUED)
     st.session_state["runs_open_state"] = (run_id, state)
     if moving:
@@ -105,6 +107,7 @@ def _buttons(service: Service, detail: RunDetail) -> None:
         talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
         if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
             st.switch_page("chat.py", query_params={"model": talker})
+        runs_export.button(service, run_id)
     else:
         st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
@@ -121,7 +124,7 @@ def _retry(service: Service, run_id: str) -> None:
 @st.dialog("Delete this run?")
 def _confirm_delete(service: Service, run_id: str, name: str) -> None:
     st.html(f'<p class="esp-row"><b>{theme.html(name)}</b><span>{theme.html(run_id)}</span></p>')
-    st.html('<p class="esp-fact">Its numbers, its log and its model go for good.</p>')
+    st.html('<p class="esp-fact">Its numbers, its log, its model and its exports go for good.</p>')
     gone = st.button(
         "Delete run and its files", key="runs_delete_yes", type="primary", on_click=_delete, args=(service, run_id)
     )
