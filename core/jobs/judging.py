@@ -4,6 +4,7 @@ Parts are stages of their own (core.jobs.stages), so that a run that lost its wo
 model is loaded only for what compares with it, after everything else, and beside the pruned one.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from core.jobs.pipeline import Setting
     from core.models.loading import LoadedModel
 
+SPARSE = "2:4"
 FIDELITY_TOKENS = 8192  # enough for a standard error of about a hundredth of a nat
 
 
@@ -26,7 +28,7 @@ class _Models:
     """The judged model and, where asked for, the dense one: loaded when first needed."""
 
     def __init__(self, journal: Journal, setting: "Setting", dense: "LoadedModel | None") -> None:
-        self._journal, self._setting = journal, setting
+        self.journal, self._setting = journal, setting
         self._dense = (dense.model, dense.tokenizer) if dense is not None else None
         self._judged: tuple[Any, Any] | None = self._dense if setting.experiment.pruning is None else None
 
@@ -35,8 +37,8 @@ class _Models:
         if self._judged is None:
             from core.models.loading import load_directory
 
-            progress = self._journal.progress(task="load")
-            place, how = self._journal.directory.model_dir, self._setting
+            progress = self.journal.progress(task="load")
+            place, how = self.journal.directory.model_dir, self._setting
             self._judged = load_directory(place, device=how.device, dtype=how.dtype, progress=progress)
         return self._judged
 
@@ -45,7 +47,7 @@ class _Models:
         if self._dense is None:
             from core.models.loading import load
 
-            progress = self._journal.progress(task="load dense")
+            progress = self.journal.progress(task="load dense")
             how = self._setting
             loaded = load(how.experiment.model, device=how.device, dtype=how.dtype, progress=progress)
             self._dense = (loaded.model, loaded.tokenizer)
@@ -158,9 +160,35 @@ def _speed(setting: "Setting", models: _Models) -> Part:
         both = {"pruned": model}
         if setting.experiment.pruning is not None:
             both["dense"] = models.dense()
-        return measure(both, tokenizer, device=setting.device, progress=progress), []
+        sparse = _with_sparse_kernels(setting, models, model)
+        if sparse is not None:
+            both[SPARSE] = sparse
+        return [_of_sparse(each) for each in measure(both, tokenizer, device=setting.device, progress=progress)], []
 
     return work
+
+
+def _with_sparse_kernels(setting: "Setting", models: _Models, model: Any) -> Any:
+    """The judged model on 2:4 kernels, where the run made a 2:4 mask on a GPU that has them."""
+    pruning = setting.experiment.pruning
+    if pruning is None or pruning.pattern != "2:4" or not setting.device.startswith("cuda"):
+        return None
+    from core.errors import NotAvailableError
+    from core.evaluation.sparse_kernels import with_sparse_kernels
+
+    try:
+        return with_sparse_kernels(model)[0]
+    except NotAvailableError as error:
+        models.journal.warn(str(error))
+        return None
+
+
+def _of_sparse(metric: "Metric") -> "Metric":
+    """Speeds on 2:4 kernels are a measurement of their own of the same model."""
+    if metric.stage != SPARSE:
+        return metric
+    protocol = {**metric.protocol, "kernels": "semi-structured 2:4"}
+    return dataclasses.replace(metric, stage="pruned", task=f"{metric.task}/2:4", protocol=protocol)
 
 
 # -------------------------------------------------------------------------------------------------------------- samples
