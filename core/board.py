@@ -14,9 +14,9 @@ from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, RunStatus, is_run_id
 from core.jobs.states import State
 from core.models.catalogue import resolve
-from core.models.plans import Plan, plan
+from core.models.plans import Plan
 from core.models.sizes import Architecture
-from core.preview import command_of_file
+from core.preview import command_of_file, plan_of
 from core.storage.store import FINISHED, Store
 from core.views import RunDetail
 
@@ -139,7 +139,7 @@ def _understood(text: str) -> tuple[Experiment | None, Plan | None, Architecture
         return None, None, None
     try:
         architecture = resolve(experiment.model).architecture
-        cut = None if experiment.pruning is None else plan(architecture, experiment.pruning)
+        cut = None if experiment.pruning is None else plan_of(architecture, experiment.pruning)
     except EspalierError:  # the model is not to be had any more: the run's numbers still are
         return experiment, None, None
     return experiment, cut, architecture

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from core import yaml_text
 from core.errors import ExperimentError
 from core.sections import (
+    ALLOCATIONS,
     BUILTIN_MODEL,
     SEVEN_TASKS,
     Calibration,
@@ -31,6 +32,7 @@ from core.sections import (
 from core.validated import section_of, validated
 
 __all__ = [
+    "ALLOCATIONS",
     "BUILTIN_MODEL",
     "SEVEN_TASKS",
     "Calibration",

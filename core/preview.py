@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core import estimate
 from core.checks import check
@@ -11,9 +11,10 @@ from core.data.corpora import check_corpus, leakage
 from core.data.tasks import check_tasks
 from core.device import info, resolve_device, resolve_dtype
 from core.errors import EspalierError, ExperimentError, InputError, Problem
-from core.experiment import Experiment, Resolved, experiment_hash
+from core.experiment import Experiment, Pruning, Resolved, experiment_hash
 from core.models.catalogue import ModelSource, resolve
-from core.models.families import loads_in
+from core.models.engines import Engine, loads_in, zeros_in_words
+from core.models.families import families
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import Architecture
 
@@ -62,6 +63,15 @@ def problems_of(setting: Setting) -> list[Problem]:
     for i, text in enumerate(experiment.evaluation.perplexity):
         found += check_corpus(text, f"evaluation.perplexity.{i}")
     found += check_tasks(experiment.evaluation.tasks)
+    cut = planned(setting)
+    if cut is not None and cut.kind == "hidden" and estimate.streamed(work_of(setting, cut)):
+        found.append(
+            Problem(
+                "pruning.method",
+                "Hidden-channel pruning touches every matrix at once, and this model does not fit into memory.",
+                "Choose a width, depth or mask method, or a machine with more memory.",
+            )
+        )
     return sorted(found, key=lambda problem: problem.level != "error")
 
 
@@ -77,9 +87,23 @@ def planned(setting: Setting) -> Plan | None:
     if setting.experiment.pruning is None:
         return None
     try:
-        return plan(setting.architecture, setting.experiment.pruning)
+        return plan_of(setting.architecture, setting.experiment.pruning)
     except EspalierError:  # `problems_of` says it, beside its field
         return None
+
+
+def plan_of(architecture: Architecture, pruning: Pruning) -> Plan:
+    """The plan as people see it: where the scores share the ratio out, its example comes to what will go in all.
+
+    One ranking over all layers takes `goal` parameters, down to the unit; the same ratio in each layer rounds heads
+    down in each, and takes less.
+    """
+    found = plan(architecture, pruning)
+    if found.exact or found.kind != "width" or pruning.target == "model" or found.goal >= found.reach:
+        return found
+    share = found.goal / architecture.params
+    even = plan(architecture, pruning.model_copy(update={"target": "model", "ratio": share}))
+    return replace(even, goal=found.goal, ratio=found.ratio)
 
 
 def work_of(setting: Setting, cut: Plan | None) -> estimate.Work:
@@ -97,7 +121,8 @@ def smaller(cut: Plan | None) -> str:
     before, after = estimate.weight_bytes(cut.before), estimate.weight_bytes(cut.after)
     if after == before:
         return f"no: zeros are stored like other numbers ({megabytes(before)})"
-    return f"yes: {megabytes(before)} → {megabytes(after)} (−{1 - after / before:.1%})"
+    about = "" if cut.exact else "about "
+    return f"yes: {megabytes(before)} → {about}{megabytes(after)} (−{1 - after / before:.1%})"
 
 
 def faster(cut: Plan | None, experiment: Experiment) -> str:
@@ -110,15 +135,34 @@ def faster(cut: Plan | None, experiment: Experiment) -> str:
             return "only with kernels for 2:4 sparsity: others, vLLM among them, multiply the zeros"
         return "no: zeros are multiplied like other numbers"
     work = cut.before.macs(1, 512) / max(cut.after.macs(1, 512), 1)
-    return f"yes: {1 - 1 / work:.0%} fewer operations a token (at most {work:.2f}×)"
+    about = "" if cut.exact else "about "
+    return f"yes: {about}{1 - 1 / work:.0%} fewer operations a token (at most {work:.2f}×)"
 
 
-def opens_in(cut: Plan | None, architecture: Architecture) -> list[str]:
-    """What loads the saved model; empty for a family that is not known."""
-    try:
-        return loads_in(architecture if cut is None else cut.after)
-    except InputError:
+def zeros(experiment: Experiment) -> str:
+    """What the zeros of a mask with a pattern do not do, and who gains from them; '' for other cuts."""
+    pruning = experiment.pruning
+    if pruning is None or parse_pattern(pruning.pattern) is None:
+        return ""
+    return zeros_in_words(pruning.pattern)
+
+
+def opens_in(setting: Setting, cut: Plan | None) -> list[Engine]:
+    """What loads the exported model, and what does not; empty for a family that is not known."""
+    after = setting.architecture if cut is None else _as_it_may_end(setting, cut)
+    if after.model_type not in families():
         return []
+    pruning = setting.experiment.pruning
+    return loads_in(after, pruning.pattern if pruning is not None and cut is not None and cut.kind == "mask" else None)
+
+
+def _as_it_may_end(setting: Setting, cut: Plan) -> Architecture:
+    """Sizes after the cut. Where the scores decide how much each layer loses, the layers will hardly end alike."""
+    pruning, after = setting.experiment.pruning, cut.after
+    if cut.exact or cut.kind != "width" or pruning is None or not after.uniform or after.n_layers < 2:
+        return after
+    first = cut.before.layers[0]
+    return after.with_layers((first if first != after.layers[0] else replace(first, mlp=1), *after.layers[1:]))
 
 
 def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Sequence[Problem] = ()) -> list[str]:
@@ -133,13 +177,29 @@ def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Seq
     if evaluation.tasks and evaluation.limit is not None:
         points = 196 * (0.25 / evaluation.limit) ** 0.5
         found.append(f"{evaluation.limit} documents a task: scores are good to about ±{points:.0f} points.")
-    device = info(setting.device)
-    if needed_bytes > device.free_bytes:
-        found.append(
-            f"Needs about {needed_bytes / GIB:.1f} GiB, but {device.name} has {device.free_bytes / GIB:.1f} GiB free."
-        )
+    found += _room(setting, cut, needed_bytes)
     if cut is not None and 0 < cut.achieved_model_ratio < 0.01:
         found.append(f"Only {cut.achieved_model_ratio:.2%} of the whole model goes.")
+    return found
+
+
+def _room(setting: Setting, cut: Plan | None, needed_bytes: int) -> list[str]:
+    """Where memory is short: how the cut works all the same, and what does not."""
+    work, device = work_of(setting, cut), info(setting.device)
+    whole = estimate.judging_bytes(work)
+    found = []
+    if estimate.streamed(work):
+        found.append("The weights would take most of the free memory: it will be pruned a layer at a time from disk.")
+    elif estimate.layerwise(work):
+        found.append(f"{device.name} has no room for the whole model: layers come to it one at a time.")
+    elif needed_bytes > device.free_bytes:
+        free = f"{device.name} has {device.free_bytes / GIB:.1f} GiB free"
+        return [f"Needs about {needed_bytes / GIB:.1f} GiB, but {free}."]
+    if found and whole > device.free_bytes:
+        found.append(
+            f"Judging it takes the whole model, about {whole / GIB:.1f} GiB, but {device.name} has "
+            f"{device.free_bytes / GIB:.1f} GiB free: leave evaluation out, or expect it to fail."
+        )
     return found
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
     from core.jobs.rundir import RunStatus
+    from core.models.engines import Engine
     from core.models.plans import Plan
     from core.models.sizes import Architecture
 
@@ -38,8 +39,8 @@ class Preview:
     """Whether the folder on disk gets smaller, and by how much."""
     faster: str
     """Whether the saved model runs faster, and why."""
-    loads_in: list[str]
-    """What opens the saved model."""
+    loads_in: list[Engine]
+    """What opens the exported model and how, and what does not."""
     yaml: str
     command: str
     identical: str | None
@@ -53,6 +54,8 @@ class Preview:
     """Rough size of what the run leaves on disk."""
     device: str = "cpu"
     dtype: str = "float32"
+    zeros: str = ""
+    """What a mask's pattern is worth to which engines, or ''."""
 
 
 @dataclass(frozen=True)
