@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def run(home: Path, saved: Callable[..., Path]) -> Callable[..., RunDirectory]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """No process of an export outlives its test."""
+    yield
+    for child in exporting._CHILDREN:
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    exporting._CHILDREN.clear()
+
+
 # ------------------------------------------------------------------------------------------------------- which is meant
 
 
@@ -101,6 +115,8 @@ def test_choices_know_sizes_and_what_llama_cpp_cannot_do(run: Any) -> None:
     assert found["gguf", "float32"].bytes == 2 * found["hf", "bfloat16"].bytes
     assert found["gguf", "q4_0"].bytes < found["gguf", "q8_0"].bytes < found["gguf", "float16"].bytes
     assert {each.blocked for each in found.values()} == {""}
+    odd = {(each.format, each.dtype): each for each in exporting.choices(run(hidden_size=48))}
+    assert odd["gguf", "q4_0"].bytes == odd["gguf", "float16"].bytes, "rows of 48 are kept in float16"
 
 
 @pytest.mark.parametrize(

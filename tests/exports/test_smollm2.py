@@ -13,7 +13,7 @@ from core.models.builtin import builtin_directory
 from core.models.gguf_export import write_gguf
 
 pytestmark = pytest.mark.skipif(not llamacpp.installed(), reason="the package xllamacpp is not installed")
-PROMPT = "The capital of France is"
+PROMPT = "Once upon a time, in a walled garden, an old pear tree"
 NEW_TOKENS = 64
 # Shares of 96 next tokens that are those of transformers: what was measured on the worst of these models, less a
 # margin. The cuts here are crude and nothing repairs them, so many next tokens are close calls; the dense model keeps
@@ -86,6 +86,7 @@ def test_float32_writes_the_same_text(case: Case, tmp_path: Path) -> None:
     more = {"ids": case.prompt, "tokens": NEW_TOKENS}
     written = llamacpp.ask(made.path, {"texts": [], "prompts": [], "continue": more})["written"]
     assert written == case.written
+    assert len(written) == NEW_TOKENS
 
 
 @pytest.mark.parametrize(
