@@ -67,9 +67,9 @@ def forward_seconds(model: Any, windows: Tensor, device: str) -> float:
 
 def measure(case: Case, device: str) -> None:
     """Print one line."""
-    model = tinyllama(case.dtype)
+    model = tinyllama(case.dtype, device=device)
     windows = random_windows(case.samples, case.length, 32000)
-    dense = forward_seconds(model.to(device), windows, device)
+    dense = forward_seconds(model, windows, device)
     model.to("cpu")
     gc.collect()
     torch.cuda.empty_cache()
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", default="cuda:0")
     chosen = parser.parse_args(arguments)
     for fields in ({"method": "wanda", "ratio": 0.5}, {"method": "taylor", "ratio": 0.3}):  # libraries start here
-        warm = tinyllama(torch.bfloat16)
+        warm = tinyllama(torch.bfloat16, device=chosen.device)
         cut(warm, Pruning(**fields), random_windows(2, 64, 32000), chosen.device)
         del warm
     sys.stdout.write(f"torch {torch.__version__}, {torch.cuda.get_device_name(chosen.device)}\n\n")

@@ -222,9 +222,9 @@ def test_single_windows_are_differentiated_where_their_squares_are_wanted() -> N
 
 
 @pytest.mark.gpu
-def test_float16_on_a_gpu_scales_the_loss_so_that_small_gradients_survive(model: Any, windows: torch.Tensor) -> None:
+def test_small_gradients_of_float16_weights_survive_on_a_gpu(model: Any, windows: torch.Tensor) -> None:
     expected = {key: whole_gradient(model, windows, *key) for key in KEYS}
     found = gather(model.half(), windows, KEYS, device="cuda")
     for key in KEYS:
         error = (found[key].gradient.cpu() - expected[key]).norm() / expected[key].norm()
-        assert error < 0.02
+        assert error < 0.1  # activations in bfloat16 where the GPU has it
