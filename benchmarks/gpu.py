@@ -37,6 +37,7 @@ class Case:
 
 
 HALF, BRAIN = torch.float16, torch.bfloat16
+SECOND = {"method": "taylor", "ratio": 0.3, "options": {"order": "second"}}
 CASES = [
     Case("magnitude 50 %", {"method": "magnitude", "ratio": 0.5}, 1, 64, HALF),
     Case("wanda 50 %", {"method": "wanda", "ratio": 0.5}, 128, 2048, HALF, (4.0, None)),
@@ -47,9 +48,7 @@ CASES = [
     Case("taylor first 30 %, 10 × 64", {"method": "taylor", "ratio": 0.3}, 10, 64, BRAIN, (1.0, None)),
     Case("taylor first 30 %, 128 × 512", {"method": "taylor", "ratio": 0.3}, 128, 512, BRAIN, (6.0, 6.0)),
     Case("taylor first 30 %, 128 × 512, float16", {"method": "taylor", "ratio": 0.3}, 128, 512, HALF, (6.0, 6.0)),
-    Case(
-        "taylor second 30 %, 32 × 512", {"method": "taylor", "ratio": 0.3, "options": {"order": "second"}}, 32, 512, BRAIN
-    ),
+    Case("taylor second 30 %, 32 × 512", SECOND, 32, 512, BRAIN),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ PyTorch's semi-structured tensors need CUDA of compute capability 8.0 or more an
 """
 
 import copy
+import warnings
 from typing import Any
 
 from core.errors import NotAvailableError
@@ -29,7 +30,9 @@ def with_sparse_kernels(model: Any) -> tuple[Any, int]:
     for module in fast.modules():
         if isinstance(module, torch.nn.Linear) and is_two_of_four(module.weight):
             try:
-                sparse = to_sparse_semi_structured(module.weight.detach())
+                with warnings.catch_warnings():  # that the interface may change
+                    warnings.simplefilter("ignore", UserWarning)
+                    sparse = to_sparse_semi_structured(module.weight.detach())
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 continue
