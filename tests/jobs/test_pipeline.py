@@ -127,3 +127,27 @@ def test_results_are_json_that_everybody_reads(experiment: Any, run_of: Any) -> 
     directory = run_of(experiment())
     directory.write_results({"schema": 1, "metrics": [{"value": math.nan}]})
     assert json.loads(directory.results_file.read_text(), parse_constant=pytest.fail)["metrics"] == [{"value": None}]
+
+
+def test_a_run_that_streams_from_disk_ends_with_the_weights_of_one_in_memory(
+    experiment: Any, run_of: Any, start: Any, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.models.streaming import Source
+
+    calibration = {"path": str(text), **CALIBRATION}
+    made = experiment(pruning={"method": "wanda", "ratio": 0.5, "calibration": calibration})
+    in_memory = run_of(made)
+    finish(start, in_memory)
+    monkeypatch.setenv("ESPALIER_STREAM", "1")
+    streamed = run_of(made)
+    results = finish(start, streamed)
+    assert streamed.stage("load")["streamed"] is True
+    assert in_memory.stage("load")["streamed"] is False
+    assert results["pruning"]["verify"]["max_abs_difference"] <= 1e-4
+    assert results["pruning"]["nonzero_after"] == in_memory.results()["pruning"]["nonzero_after"]
+    first, second = Source(in_memory.model_dir), Source(streamed.model_dir)
+    assert first.files.keys() == second.files.keys()
+    for name in first.files:
+        ours, theirs = (each.read([name], "cpu")[name] for each in (first, second))
+        assert ours.equal(theirs), name
+    assert not (streamed.path / ".weights").exists()
