@@ -112,12 +112,19 @@ def weight_gradients(
     if not wanted:
         return
     batch = micro_batch(batch_size, windows.shape[1], fisher, body.device)
-    walk = Walk.over(body, windows, batch)
+    finite(
+        Walk.over(body, windows, batch),
+        lambda walk, precision: _Gradients(walk, wanted, precision, fisher, take, progress),
+    )
+
+
+def finite(walk: Walk, pass_of: Callable[[Walk, "_Precision"], "_Gradients"]) -> None:
+    """Run a backward pass, again with a smaller loss scale where float16 overflowed. NumericalError on nan or inf."""
     precision = _Precision.of(walk)
     walk.dtype = precision.dtype
     while True:
         try:
-            _Gradients(walk, wanted, precision, fisher, take, progress).run()
+            pass_of(walk, precision).run()
             return
         except _NotFinite:
             tries = math.log(_FIRST_SCALE / precision.scale, 64)

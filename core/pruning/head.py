@@ -22,22 +22,45 @@ class Head:
         self._cap: float | None = getattr(body.model.config, "final_logit_softcapping", None)
         self._vocabulary = int(body.model.config.vocab_size)
 
-    def loss_sums(self, hidden: Tensor, tokens: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (n, vocabulary) in float32 of hidden states (n, d) from the last layer."""
+        logits = self._head(self._norm(states))
+        if self._cap is not None:
+            logits = self._cap * torch.tanh(logits / self._cap)
+        result: Tensor = logits.float()
+        return result
+
+    def pieces(self, rows: Tensor) -> Iterator[slice]:
+        """Slices of the rows (n, d), so few in each that their logits take little memory."""
+        step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**23) // self._vocabulary)
+        for start in range(0, len(rows), step):
+            yield slice(start, min(start + step, len(rows)))
+
+    def loss_sums(
+        self, hidden: Tensor, tokens: Tensor, draws: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Piece by piece of the flattened B · (T − 1) positions: (rows, hidden states (n, d), summed loss in nats).
 
         hidden: (B, T, d) from the last layer; tokens: (B, T). With gradients enabled each loss can be differentiated
-        by its hidden states.
+        by its hidden states. draws: (B, T − 1) uniform numbers; by them the next tokens are drawn from the model's own
+        distribution, in place of those in the text.
         """
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets = tokens[:, 1:].reshape(-1).to(rows.device)
-        step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**23) // self._vocabulary)
-        for start in range(0, len(rows), step):
-            piece = slice(start, min(start + step, len(rows)))
+        uniform = None if draws is None else draws.reshape(-1).to(rows.device)
+        for piece in self.pieces(rows):
             states = rows[piece].detach().requires_grad_(torch.is_grad_enabled())
-            logits = self._head(self._norm(states))
-            if self._cap is not None:
-                logits = self._cap * torch.tanh(logits / self._cap)
-            yield piece, states, F.cross_entropy(logits.float(), targets[piece], reduction="sum")
+            logits = self.logits(states)
+            wanted = targets[piece] if uniform is None else _drawn(logits, uniform[piece])
+            yield piece, states, F.cross_entropy(logits, wanted, reduction="sum")
+
+
+@torch.no_grad()
+def _drawn(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token (n,) from the distribution of each row of logits (n, vocabulary), where `uniform` (n,) falls in it."""
+    total = logits.softmax(dim=-1).cumsum(dim=-1)
+    places = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    return places[:, 0].clamp_max(logits.shape[-1] - 1)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from core.errors import UnknownNameError
 
 Kind = Literal["mask", "width", "hidden", "depth"]
-Need = Literal["inputs", "moments", "gram", "gradients", "fisher", "blocks", "loss"]
+Need = Literal["inputs", "moments", "gram", "gradients", "fisher", "curvature", "blocks", "loss"]
 Compare = Literal["row", "matrix"]
 
 
@@ -34,7 +34,8 @@ class Method:
 
     `needs` says what calibration must gather: `inputs` (norms of each linear layer's inputs), `moments` (their variance
     too), `gram` (XᵀX too), `gradients` (of the mean next-token loss, summed over the calibration set), `fisher` (mean
-    over samples of squared gradients), `blocks` (hidden states around each decoder layer), `loss` (of the model without
+    over samples of squared gradients), `curvature` (XᵀX of what o and down read, and the same of the loss's gradients
+    at what they make), `blocks` (hidden states around each decoder layer), `loss` (of the model without
     some layers). It may depend on the options, and so may whether the seed decides (`drawn`). `compare` is the group in
     which a mask method ranks weights: each output row, or the matrix. A mask method that `rewrites` returns new weights
     in place of scores. Scores of a width method that are `standardised` compare between layers as they are.
