@@ -24,6 +24,8 @@ from core.experiment import Pruning
 
 ALL = {"ratio": 0.5}
 MODEL = {"target": "model", "round_to": 32}
+MLPS = {**MODEL, "parts": ("mlp",)}
+GLOBAL = {"allocation": "global"}
 CASES: dict[str, dict[str, Any]] = {
     "magnitude 50 %": {"method": "magnitude", **ALL},
     "wanda 50 %": {"method": "wanda", **ALL},
@@ -39,9 +41,18 @@ CASES: dict[str, dict[str, Any]] = {
     "admm 2:4": {"method": "admm", "pattern": "2:4"},
     "taylor first, layers 4–25": {"method": "taylor", "ratio": 0.4, "layers": (4, 25), "round_to": 1},
     "taylor first, 77.8 %": {"method": "taylor", "ratio": 0.222, **MODEL},
-    "flap, global, refit, 77.8 %": {
-        "method": "flap", "ratio": 0.222, **MODEL, "allocation": "global", "reconstruct": True,
-    },
+    "taylor first, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MODEL, "reconstruct": True},
+    "taylor first, MLPs, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MLPS, "reconstruct": True},
+    "wanda structured, MLPs, refit, 77.8 %": {"method": "wanda_structured", "ratio": 0.222, **MLPS, "reconstruct": True},
+    "flap, MLPs, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS},
+    "flap, MLPs, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, "reconstruct": True},
+    "flap, MLPs, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
+    "flap, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MODEL, **GLOBAL, "reconstruct": True},
+    "taylor, MLPs, global, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
+    "taylor first, MLPs, refit, 91.3 %": {"method": "taylor", "ratio": 0.087, **MLPS, "reconstruct": True},
+    "wanda structured, MLPs, refit, 91.3 %": {"method": "wanda_structured", "ratio": 0.087, **MLPS, "reconstruct": True},
+    "flap, MLPs, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, "reconstruct": True},
+    "flap, MLPs, global, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, **GLOBAL, "reconstruct": True},
     "hidden l2, 77.8 %": {"method": "hidden", "ratio": 0.222, "target": "model"},
     "hidden taylor, 77.8 %": {
         "method": "hidden", "ratio": 0.222, "target": "model", "options": {"criterion": "taylor"},

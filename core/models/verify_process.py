@@ -22,11 +22,7 @@ def main(directory: str, request: str, answer: str, trusted: str, offload: str, 
         dtype=torch.float32,
         trust_remote_code=trusted == "1",
         use_safetensors=True,
-        **(
-            {"device_map": "auto", "max_memory": {"cpu": 2**20}, "offload_folder": answer + ".d"}
-            if offload == "1"
-            else {}
-        ),
+        **(on_disk if offload == "1" else {}),
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     with torch.inference_mode():
