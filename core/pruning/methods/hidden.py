@@ -16,7 +16,7 @@ class HiddenOptions(Options):
     """Options of `hidden`."""
 
     criterion: Literal["l1", "l2", "taylor", "random"] = Field(
-        "l2",
+        "taylor",
         description="l1: sum of |w|; l2: sum of w²; taylor: sum of |w·g|, which reads calibration text; random.",
     )
 
