@@ -139,12 +139,9 @@ def faster(cut: Plan | None, experiment: Experiment) -> str:
     return f"yes: {about}{1 - 1 / work:.0%} fewer operations a token (at most {work:.2f}×)"
 
 
-def zeros(experiment: Experiment) -> str:
-    """What the zeros of a mask with a pattern do not do, and who gains from them; '' for other cuts."""
-    pruning = experiment.pruning
-    if pruning is None or parse_pattern(pruning.pattern) is None:
-        return ""
-    return zeros_in_words(pruning.pattern)
+def zeros(pattern: str) -> str:
+    """What the zeros of a pattern are worth to which engines; '' for zeros that stand anywhere."""
+    return "" if parse_pattern(pattern) is None else zeros_in_words(pattern)
 
 
 def opens_in(setting: Setting, cut: Plan | None) -> list[Engine]:

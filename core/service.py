@@ -143,8 +143,11 @@ class Service:
             disk_bytes=estimate.disk_bytes(work),
             device=setting.device,
             dtype=setting.dtype,
-            zeros=previews.zeros(experiment),
         )
+
+    def zeros_in_words(self, pattern: str) -> str:
+        """What the zeros of a pattern such as `2:4` are worth to which engines; '' for zeros that stand anywhere."""
+        return previews.zeros(pattern)
 
     def smaller_and_faster(self, keep: float) -> dict[str, Any]:
         """`pruning` of the best known recipe that keeps this share of the model's parameters."""

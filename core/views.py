@@ -54,8 +54,6 @@ class Preview:
     """Rough size of what the run leaves on disk."""
     device: str = "cpu"
     dtype: str = "float32"
-    zeros: str = ""
-    """What a mask's pattern is worth to which engines, or ''."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ try:
     last_layer = service.architecture(st.session_state["launch_model"] or "").n_layers - 1
 except InputError:
     last_layer = launch_state.DEFAULTS["launch_layers"][1]
-launch_doors.doors(last_layer)
+launch_doors.doors(service, last_layer)
 left, right = st.columns([1, 1.05], gap="large")
 with left:
     form = launch_form.show(service)

@@ -1,11 +1,12 @@
 """From what the form holds to Experiments: one for each method and ratio. No widgets here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from core.errors import ExperimentError
-from core.experiment import Experiment, inapplicable
-from pages._parts.launch_state import DENSE, FILE
+from core.experiment import ALLOCATIONS, Experiment, inapplicable
+from pages._parts.launch_state import DENSE, FILE, chosen_names
 
 Values = Mapping[str, Any]
 MOST_RUNS = 24
@@ -13,14 +14,14 @@ MOST_RUNS = 24
 
 def cuts(values: Values) -> list[tuple[str, int]]:
     """(method, ratio in per cent) of every run that the form stands for, in the form's order."""
-    names = values["launch_methods"] if values["launch_several_methods"] else [values["launch_method"]]
+    names = chosen_names(values)
     ratios = sorted(values["launch_ratios"]) if values["launch_several_ratios"] else [values["launch_ratio"]]
     return [(name, ratio) for name in names for ratio in (ratios if name != DENSE else ratios[:1])]
 
 
 def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> list[Experiment]:
     """Every Experiment of the form. ExperimentError lists what cannot be, by field."""
-    if values["launch_several_methods"] and not values["launch_methods"]:
+    if not chosen_names(values):
         raise ExperimentError("No method is chosen.", "Choose at least one.", field="pruning.method")
     if values["launch_several_ratios"] and not values["launch_ratios"]:
         raise ExperimentError("No ratio is chosen.", "Choose at least one.", field="pruning.ratio")
@@ -31,14 +32,15 @@ def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> li
             "Choose fewer methods or ratios.",
             field="pruning.ratio",
         )
+    offered = allocations([methods[name] for name, _ in chosen if name in methods], values)
     found: list[Experiment] = []
     for name, ratio in chosen:
         method = methods.get(name)
-        experiment = Experiment.parse(
+        experiment = _parsed(
             {
                 "name": _name(values, method, ratio, several=len(chosen) > 1, n_layers=n_layers),
                 "model": _model(values),
-                "pruning": _pruning(values, method, ratio, n_layers) if method is not None else None,
+                "pruning": _pruning(values, method, ratio, n_layers, offered) if method is not None else None,
                 "evaluation": _evaluation(values, dense=method is None),
                 "save_model": values["launch_save_model"],
                 "seed": values["launch_seed"] or 0,
@@ -48,6 +50,40 @@ def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> li
         if all(experiment.pruning != other.pruning for other in found):  # a pattern fixes its ratio: all are one run
             found.append(experiment)
     return found
+
+
+def _parsed(data: dict[str, Any]) -> Experiment:
+    """The Experiment; what is wrong with a method's options is said of them, not of the whole cut."""
+    try:
+        return Experiment.parse(data)
+    except ExperimentError as error:
+        raise ExperimentError.of(
+            [
+                replace(problem, field="pruning.options") if problem.message.startswith("options of") else problem
+                for problem in error.problems
+            ]
+        ) from None
+
+
+def allocations(chosen: Iterable[Any], values: Values) -> dict[str, tuple[str, ...]]:
+    """Kinds of the chosen methods for which there is a choice of how the ratio is shared, and what it is."""
+    kinds = {
+        method.kind
+        for method in chosen
+        if method.kind != "mask" or (values["launch_pattern"] == "unstructured" and _reads(method, values))
+    }
+    return {kind: choices for kind, choices in ALLOCATIONS.items() if kind in kinds}
+
+
+def reads_text(method: Any, values: Values) -> bool:
+    """Whether anything about this method's cut looks at calibration text: itself, the allocation or the refit."""
+    if method.kind == "width" and values["launch_reconstruct"]:
+        return True
+    return _reads(method, values)
+
+
+def _reads(method: Any, values: Values) -> bool:
+    return bool(method.calibrated(values["launch_options"].get(method.name, {})))
 
 
 def short_title(method: Any) -> str:
@@ -63,17 +99,23 @@ def _name(values: Values, method: Any, ratio: int, *, several: bool, n_layers: i
         return f"{own}: dense" if own else "Dense"
     text = f"{short_title(method)} {_percent(values, method, ratio)} %"
     first, last = values["launch_layers"]
-    if (first, last) != (0, n_layers - 1):
+    if values["launch_target"] == "model" and not _fixed(values, method):
+        text += " of the model"
+    if method.kind != "hidden" and (first, last) != (0, n_layers - 1):
         text += f", layers {first}–{last}"
     return f"{own}: {text}" if own else text
 
 
 def _percent(values: Values, method: Any, ratio: int) -> int:
-    pattern = values["launch_pattern"]
-    if method.kind != "mask" or pattern == "unstructured":
+    if not _fixed(values, method):
         return ratio
-    n, m = (int(part) for part in pattern.split(":"))
+    n, m = (int(part) for part in values["launch_pattern"].split(":"))
     return round(100 * (m - n) / m)
+
+
+def _fixed(values: Values, method: Any) -> bool:
+    """Whether a pattern fixes the share of zeros."""
+    return bool(method.kind == "mask" and values["launch_pattern"] != "unstructured")
 
 
 def _model(values: Values) -> dict[str, Any]:
@@ -84,24 +126,30 @@ def _model(values: Values) -> dict[str, Any]:
     }
 
 
-def _pruning(values: Values, method: Any, ratio: int, n_layers: int) -> dict[str, Any]:
+def _pruning(
+    values: Values, method: Any, ratio: int, n_layers: int, offered: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
     first, last = values["launch_layers"]
+    allocation = values[f"launch_allocation_{method.kind}"] if method.kind in offered else "uniform"
     data: dict[str, Any] = {
         "method": method.name,
         "ratio": ratio / 100,
+        "target": values["launch_target"],
         "layers": None if (first, last) == (0, n_layers - 1) else [first, last],
         "parts": values["launch_parts"],
         "heads": values["launch_heads"],
         "round_to": values["launch_round_to"],
-        "same_sizes": values["launch_same_sizes"],
+        "allocation": allocation,
+        "same_sizes": values["launch_same_sizes"] and allocation == "uniform",
+        "reconstruct": values["launch_reconstruct"],
         "pattern": values["launch_pattern"],
         "options": values["launch_options"].get(method.name, {}),
     }
     for field in inapplicable(method.kind):
         data.pop(field, None)
-    if data.get("pattern", "unstructured") != "unstructured":
-        del data["ratio"]
-    if method.calibrated(data["options"]):
+    if _fixed(values, method):
+        del data["ratio"], data["target"]
+    if allocation == "owl" or reads_text(method, values):
         data["calibration"] = {
             **_text(values["launch_calibration_corpus"], values["launch_calibration_path"], "pruning.calibration.path"),
             "split": values["launch_calibration_split"],

@@ -5,7 +5,7 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch
 from core.service import Service
-from pages._parts.launch_state import DOORS, open_door
+from pages._parts.launch_state import DOORS, KEEPS, SMALLER, open_door, open_smaller
 from pages._parts.theme import figure, note
 
 _SEEN = "launch_store_has_runs"
@@ -52,15 +52,33 @@ def _emblem() -> list[Branch]:
     ]
 
 
-def doors(last_layer: int) -> None:
-    """Three ways in."""
+def doors(service: Service, last_layer: int) -> None:
+    """Three ways in; on the first stands the size of what it makes."""
     with st.container(key="doors"):
         for column, (name, (title, text, _)) in zip(st.columns(3, gap="small"), DOORS.items(), strict=True):
-            column.button(
-                f"**{title}** {text}",
-                key=f"launch_door_{name}",
-                width="stretch",
-                wrap=True,
-                on_click=open_door,
-                args=(name, last_layer),
-            )
+            with column, st.container(key=f"door_{name}", gap=None):
+                smaller = name == SMALLER
+                st.button(
+                    f"**{title}** {text}",
+                    key=f"launch_door_{name}",
+                    width="stretch",
+                    wrap=True,
+                    on_click=open_smaller if smaller else open_door,
+                    args=(service, last_layer) if smaller else (name, last_layer),
+                )
+                if smaller:
+                    _size(service, last_layer)
+
+
+def _size(service: Service, last_layer: int) -> None:
+    """How much of the model the first door keeps; moving it opens the door."""
+    st.select_slider(
+        "Share of the model that is kept",
+        KEEPS,
+        format_func=lambda share: f"keep {share} %",
+        key="launch_keep",
+        persist_state="session",
+        label_visibility="collapsed",
+        on_change=open_smaller,
+        args=(service, last_layer),
+    )

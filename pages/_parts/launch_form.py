@@ -9,14 +9,10 @@ import streamlit as st
 from core.errors import InputError, Problem
 from core.experiment import describe
 from core.service import Service
-from pages._parts import launch_more, launch_state
-from pages._parts.launch_build import short_title
+from pages._parts import launch_cut, launch_more
 from pages._parts.launch_says import Says
-from pages._parts.launch_state import DENSE, FILE, LIMITS, method_changed
+from pages._parts.launch_state import FILE, LIMITS
 from pages._parts.theme import count, html
-
-DOES = {"mask": "sets weights to zero", "width": "removes heads and channels", "depth": "removes layers"}
-NO_METHOD = "No pruning: judge the dense model"
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,8 @@ def show(service: Service) -> Form:
     """Draw the four steps."""
     says, methods = Says(), {method.name: method for method in service.methods()}
     architecture, problems = _model(service, says)
-    _prune(service, methods, architecture, says)
+    step(2, "Prune")
+    launch_cut.show(service, methods, architecture, says)
     _recover(says)
     _evaluate(service, says)
     launch_more.run(says)
@@ -89,117 +86,6 @@ def _facts(architecture: Any) -> str:
     if not architecture.uniform:
         sizes = "sizes differ per layer"
     return f"{architecture.n_layers} layers · {sizes} · <b>{count(architecture.params)} parameters</b>"
-
-
-def _prune(service: Service, methods: Mapping[str, Any], architecture: Any | None, says: Says) -> None:
-    step(2, "Prune")
-    chosen = _methods(methods)
-    says.place("pruning.method", "pruning.options")
-    if not any(chosen):
-        return
-    kinds = {method.kind for method in chosen if method}
-    if "mask" in kinds:
-        st.segmented_control(
-            "Where zeros may stand",
-            ["unstructured", "2:4", "4:8"],
-            key="launch_pattern",
-            persist_state="session",
-            required=True,
-            help=describe("pruning.pattern"),
-        )
-        says.place("pruning.pattern")
-    _ratio(kinds)
-    says.place("pruning.ratio")
-    last = architecture.n_layers - 1 if architecture else 0
-    if last > 0:
-        launch_state.model_known(last)
-        st.slider(
-            "Layers, both ends included",
-            0,
-            last,
-            key="launch_layers",
-            persist_state="session",
-            help=describe("pruning.layers"),
-        )
-    says.place("pruning.layers")
-    launch_more.cut(service, chosen, kinds, says)
-
-
-def _methods(methods: Mapping[str, Any]) -> list[Any]:
-    """The chosen methods; None stands for no pruning."""
-    kinds = {name: method.kind for name, method in methods.items()}
-
-    def title(name: str) -> str:
-        return f"{methods[name].title} · {DOES[methods[name].kind]}" if name in methods else NO_METHOD
-
-    if st.session_state["launch_several_methods"]:
-        names = st.multiselect(
-            "Methods",
-            list(methods),
-            format_func=lambda name: short_title(methods[name]),
-            key="launch_methods",
-            persist_state="session",
-            help=describe("pruning.method"),
-        )
-    else:
-        names = [
-            st.selectbox(
-                "Method",
-                [*methods, DENSE],
-                format_func=title,
-                key="launch_method",
-                persist_state="session",
-                on_change=method_changed,
-                args=(kinds,),
-                help=describe("pruning.method"),
-            )
-        ]
-    if len(names) == 1 and names[0] in methods:
-        method = methods[names[0]]
-        st.html(
-            f'<p class="esp-fact">{html(method.summary)} '
-            f'<a href="{html(method.url)}" target="_blank">{html(method.paper)}</a></p>'
-        )
-    launch_more.options([methods[name] for name in names if name in methods])
-    return [methods.get(name) for name in names]
-
-
-def _ratio(kinds: set[str]) -> None:
-    fixed = kinds == {"mask"} and st.session_state["launch_pattern"] != "unstructured"
-    if fixed:
-        st.slider(
-            "Removed, in per cent",
-            1,
-            95,
-            50,
-            format="%d %%",
-            disabled=True,
-            key="launch_ratio_fixed",
-            persist_state="session",
-            help=f"Pattern {st.session_state['launch_pattern']} always removes half.",
-        )
-    elif st.session_state["launch_several_ratios"]:
-        st.multiselect(
-            "Removed from the layers below",
-            list(range(5, 95, 5)),
-            format_func=lambda ratio: f"{ratio} %",
-            key="launch_ratios",
-            persist_state="session",
-            help=describe("pruning.ratio"),
-        )
-    else:
-        st.slider(
-            "Removed from the layers below",
-            1,
-            95,
-            format="%d %%",
-            key="launch_ratio",
-            persist_state="session",
-            help=describe("pruning.ratio"),
-        )
-    with st.container(horizontal=True, gap="medium"):
-        st.checkbox("Several ratios", key="launch_several_ratios", persist_state="session", disabled=fixed)
-        st.checkbox("Several methods", key="launch_several_methods", persist_state="session")
 
 
 def _recover(says: Says) -> None:

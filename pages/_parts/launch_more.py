@@ -1,75 +1,62 @@
 """What folds away on Launch: a default run needs none of it."""
 
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import streamlit as st
 
 from core.experiment import describe
 from core.service import Service
+from pages._parts.launch_build import allocations, reads_text
 from pages._parts.launch_says import Says
 from pages._parts.launch_state import FILE
+from pages._parts.launch_words import ALLOCATIONS, KINDS
 
-LATER = "Part of the file format already; a later version of Espalier does it."
 PARTS = {"attention": "Attention heads", "mlp": "MLP channels"}
 HEADS = {"kv_groups": "Whole KV groups", "query_heads": "Query heads in each group"}
 
 
-def options(methods: list[Any]) -> None:
-    """The methods' own options, drawn from their types."""
-    kept: dict[str, dict[str, Any]] = dict(st.session_state["launch_options"])
-    for method in methods:
-        values = dict(kept.get(method.name, {}))
-        for name, field in method.options.model_fields.items():
-            value = values.get(name, field.get_default(call_default_factory=True))
-            label = name.replace("_", " ").capitalize()
-            if len(methods) > 1:
-                label = f"{method.title}: {label.lower()}"
-            values[name] = _option(field, label, value, f"launch_option_{method.name}_{name}")
-        kept[method.name] = values
-    st.session_state["launch_options"] = kept
-
-
-def _option(field: Any, label: str, value: Any, key: str) -> Any:
-    if key not in st.session_state:
-        st.session_state[key] = value
-    text = field.description
-    if get_origin(field.annotation) is Literal:
-        return st.segmented_control(
-            label, get_args(field.annotation), key=key, persist_state="session", required=True, help=text
-        )
-    if field.annotation is bool:
-        return st.checkbox(label, key=key, persist_state="session", help=text)
-    if field.annotation in (int, float):
-        return st.number_input(
-            label, key=key, persist_state="session", help=text, step=1 if field.annotation is int else None
-        )
-    return st.text_input(label, key=key, persist_state="session", help=text)
-
-
-def cut(service: Service, chosen: list[Any], kinds: set[str], says: Says) -> None:
-    """Everything else about the cut."""
+def cut(chosen: list[Any], kinds: set[str], says: Says) -> None:
+    """Everything else about the cut; depth and hidden-channel methods have nothing else."""
+    if not kinds & {"mask", "width"}:
+        return
     with st.expander("More about the cut", key="launch_fold_cut"):
-        if kinds & {"mask", "width"}:
-            st.pills(
-                "Parts",
-                list(PARTS),
-                selection_mode="multi",
-                format_func=PARTS.__getitem__,
-                key="launch_parts",
-                persist_state="session",
-                help=describe("pruning.parts"),
-            )
-            says.place("pruning.parts")
+        st.pills(
+            "Parts",
+            list(PARTS),
+            selection_mode="multi",
+            format_func=PARTS.__getitem__,
+            key="launch_parts",
+            persist_state="session",
+            help=describe("pruning.parts"),
+        )
+        says.place("pruning.parts")
         if "width" in kinds:
             _width(says)
-        _later()
-        if any(method and method.calibrated(_given(method)) for method in chosen):
-            _calibration(service, says)
+        _allocation(chosen)
+        if "width" in kinds:
+            _same_sizes(says)
+            st.checkbox(
+                "Refit what reads the removed units",
+                key="launch_reconstruct",
+                persist_state="session",
+                help=describe("pruning.reconstruct"),
+            )
+        says.place("pruning.reconstruct", "pruning.allocation", "pruning")
 
 
-def _given(method: Any) -> dict[str, Any]:
-    given: dict[str, Any] = st.session_state["launch_options"].get(method.name, {})
-    return given
+def _allocation(chosen: list[Any]) -> None:
+    """How the ratio is shared over the layers, where there is a choice."""
+    offered = allocations(chosen, st.session_state)
+    for kind, choices in offered.items():
+        st.segmented_control(
+            "Shared over the layers" + (f": {KINDS[kind].lower()}" if len(offered) > 1 else ""),
+            choices,
+            format_func=ALLOCATIONS.__getitem__,
+            key=f"launch_allocation_{kind}",
+            persist_state="session",
+            required=True,
+            help=describe("pruning.allocation"),
+        )
 
 
 def _width(says: Says) -> None:
@@ -91,47 +78,30 @@ def _width(says: Says) -> None:
         help=describe("pruning.round_to"),
     )
     says.place("pruning.round_to")
-    st.checkbox(
-        "Every layer ends with the same sizes",
-        key="launch_same_sizes",
-        persist_state="session",
-        help=describe("pruning.same_sizes"),
-    )
+
+
+def _same_sizes(says: Says) -> None:
+    """Where one ranking runs over all layers, they do not end alike."""
+    if st.session_state["launch_allocation_width"] == "uniform":
+        st.checkbox(
+            "Every layer ends with the same sizes",
+            key="launch_same_sizes",
+            persist_state="session",
+            help=describe("pruning.same_sizes"),
+        )
     says.place("pruning.same_sizes")
 
 
-def _later() -> None:
-    """Settings of later versions: shown, so that they can be found, and switched off, with the reason."""
-    st.radio(
-        "The ratio is a fraction of",
-        ["these layers", "the whole model"],
-        horizontal=True,
-        disabled=True,
-        key="launch_target",
-        persist_state="session",
-        help=f"{describe('pruning.target')} {LATER}",
-    )
-    st.radio(
-        "Shared over the layers",
-        ["the same in each", "one ranking over all", "by outlier share"],
-        horizontal=True,
-        disabled=True,
-        key="launch_allocation",
-        persist_state="session",
-        help=f"{describe('pruning.allocation')} {LATER}",
-    )
-    st.checkbox(
-        "Refit what reads the removed units",
-        disabled=True,
-        key="launch_reconstruct",
-        persist_state="session",
-        help=f"{describe('pruning.reconstruct')} {LATER}",
-    )
-    st.html('<p class="esp-fact">What is greyed out comes in a later version.</p>')
+def calibration(service: Service, chosen: list[Any], says: Says) -> None:
+    """The text, where anything about the cut reads it."""
+    offered = allocations(chosen, st.session_state)
+    owl = "mask" in offered and st.session_state["launch_allocation_mask"] == "owl"
+    if owl or any(reads_text(method, st.session_state) for method in chosen):
+        with st.expander("Calibration text", key="launch_fold_calibration"):
+            _calibration(service, says)
 
 
 def _calibration(service: Service, says: Says) -> None:
-    st.html('<p class="esp-kicker">Calibration text</p>')
     corpora = {corpus.name: corpus for corpus in service.corpora()}
     left, right = st.columns(2)
     with left:

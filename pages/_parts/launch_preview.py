@@ -1,7 +1,6 @@
 """The right side of Launch: what will happen, in a figure, in numbers and in words, and the button that starts it."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import streamlit as st
@@ -12,7 +11,11 @@ from core.experiment import Experiment
 from core.service import Preview, Service
 from pages._parts.launch_build import experiments
 from pages._parts.launch_form import Form
+from pages._parts.launch_words import sentence
 from pages._parts.theme import count, duration, figure, html, note, percent, plain, size
+
+LOADS = "exported, loads in"
+ENGINES = ("transformers", "vLLM", "llama.cpp")
 
 
 def show(service: Service, form: Form, values: Any) -> None:
@@ -79,7 +82,7 @@ def _figure(made: Sequence[Experiment], seen: Sequence[Preview], architecture: A
         return
     pruning = made[at].pruning
     figure(branches_of_plan(plan, pruning.parts if pruning else ()))
-    st.html(f'<p class="esp-fact">{html(sentence(plan)).replace("–", "&#8288;–&#8288;")}</p>')
+    st.html(f'<p class="esp-fact">{html(sentence(plan, pruning)).replace("–", "&#8288;–&#8288;")}</p>')
 
 
 def _numbers(plan: Any | None, architecture: Any) -> str:
@@ -88,48 +91,18 @@ def _numbers(plan: Any | None, architecture: Any) -> str:
             f'<p class="esp-numbers"><strong>{count(architecture.params)}</strong>'
             f"<span>nothing is removed: the dense model, as a baseline</span></p>"
         )
+    about = "" if plan.exact else "about "
     if plan.kind == "mask":
         return (
             f'<p class="esp-numbers"><strong>{count(plan.params_before)} <s>with</s> '
-            f"{count(plan.params_before - plan.nonzero_after)} <s>zeros</s></strong>"
+            f"{about}{count(plan.params_before - plan.nonzero_after)} <s>zeros</s></strong>"
             f"<span>{percent(plan.achieved_model_ratio)} of the whole model</span></p>"
         )
     return (
-        f'<p class="esp-numbers"><strong>{count(plan.params_before)} <s>→</s> {count(plan.params_after)}</strong>'
+        f'<p class="esp-numbers"><strong>{count(plan.params_before)} <s>→</s> '
+        f"{about}{count(plan.params_after)}</strong>"
         f"<span>−{percent(plan.achieved_model_ratio)} of the whole model</span></p>"
     )
-
-
-def sentence(plan: Any) -> str:
-    """What goes, in one sentence: units a layer, which layers, and which stay untouched."""
-    cuts = [cut for cut in plan.cuts if cut.selected]
-    one = cuts[0]
-    if plan.kind == "mask":
-        total = sum(r * c for r, c in plan.before.matrix_shapes(one.layer).values())
-        what = f"Sets {one.zeros:,} of {total:,} weights to zero in each of"
-    else:
-        parts = []
-        kv = one.before.kv_heads - one.after.kv_heads
-        heads = one.before.heads - one.after.heads
-        if kv:
-            parts.append(f"{kv} of {one.before.kv_heads} KV groups ({heads} heads)")
-        elif heads:
-            parts.append(f"{heads} of {one.before.heads} heads")
-        if one.before.mlp != one.after.mlp:
-            parts.append(f"{one.before.mlp - one.after.mlp:,} of {one.before.mlp:,} channels")
-        what = f"Removes {' and '.join(parts) or 'nothing'} in each of"
-    where = f"layers {cuts[0].layer}–{cuts[-1].layer}" if len(cuts) > 1 else f"layer {cuts[0].layer}"
-    rest = _spans([cut.layer for cut in plan.cuts if not cut.selected])
-    what = what.replace(" in each of", " in each of the" if len(cuts) > 1 else " in")
-    return f"{what} {where}{f'; {rest} stay as they are' if rest else ''}."
-
-
-def _spans(layers: list[int]) -> str:
-    spans = []
-    for _, group in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0]):
-        run = [layer for _, layer in group]
-        spans.append(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}")
-    return " and ".join(spans)
 
 
 # --- the facts
@@ -142,17 +115,34 @@ def _facts(made: Sequence[Experiment], seen: Sequence[Preview], dense: Sequence[
     if len(made) == 1:
         one = seen[0]
         rows = [("smaller on disk", one.smaller), ("faster", one.faster)]
-    loads = list(dict.fromkeys(name for preview in seen for name in preview.loads_in))
-    if loads:
-        rows.append(("loads in", ", ".join(loads)))
+    rows += _engines(made, seen)
     memory, seconds = max(p.memory_bytes for p in seen), sum(p.seconds for p in [*seen, *dense])
     where = "this GPU" if seen[0].device.startswith("cuda") else "this CPU"
     rows += [
         ("needs", f"about {size(memory)} of memory"),
         ("takes", f"about {duration(seconds)} on {where}{', with the dense model' if dense else ''}"),
     ]
-    items = "".join(f"<dt>{name}</dt><dd>{html(value)}</dd>" for name, value in rows)
+    items = "".join(
+        f"<dt>{name}</dt><dd>{value if name == LOADS else html(value)}</dd>" for name, value in rows if value
+    )
     st.html(f'<dl class="esp-facts" title="{html(seen[0].seconds_basis)}">{items}</dl>')
+
+
+def _engines(made: Sequence[Experiment], seen: Sequence[Preview]) -> list[tuple[str, str]]:
+    """How each engine loads the exported model; of several runs, those that no engine or not all of them load alike."""
+    found: dict[tuple[str, str, bool], list[str]] = {}
+    for experiment, preview in zip(made, seen, strict=True):
+        for engine in preview.loads_in:
+            found.setdefault((engine.name, engine.how, engine.loads), []).append(experiment.name)
+    lines = []
+    for name, how, loads in sorted(found, key=lambda key: ENGINES.index(key[0]) if key[0] in ENGINES else 9):
+        runs = found[name, how, loads]
+        which = "" if len(runs) == len(made) else f" ({', '.join(runs[:3])}{' …' if len(runs) > 3 else ''})"
+        sign, word = ("✓", "yes") if loads else ("–", "no")
+        lines.append(
+            f'<li><i role="img" aria-label="{word}">{sign}</i><b>{html(name)}</b> {html(how)}<s>{html(which)}</s></li>'
+        )
+    return [(LOADS, f'<ul class="esp-engines">{"".join(lines)}</ul>')] if lines else []
 
 
 def _table(made: Sequence[Experiment], seen: Sequence[Preview]) -> str:

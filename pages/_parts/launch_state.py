@@ -9,27 +9,42 @@ from core.experiment import BUILTIN_MODEL, SEVEN_TASKS, Experiment
 from core.service import Service
 
 DENSE = ""  # the method that is none: judge the model as it is
+NONE = "none"  # its kind
 FILE = "file"  # the corpus that is a path
 KEPT = "launch_kept"
-START_RATIO = {"mask": 50, "width": 35, "depth": 20}
+CUTS = ("width", "depth", "hidden", "mask")  # kinds of method, in the order in which they are offered
+START_METHOD = {"width": "taylor", "depth": "block_influence", "hidden": "hidden", "mask": "wanda", NONE: DENSE}
+START_RATIO = {"width": 35, "depth": 20, "hidden": 20, "mask": 50}
 MIDDLE = (4, 25)  # of SmolLM2's 30 layers: first and last ones are the dearest to lose
 LIMITS = (20, 50, 100, 200, 500, 1000, None)
+KEEPS = (95, 90, 85, 80, 75, 70, 65, 60, 55, 50)  # per cent of the model, on the first door
+OPTION = "launch_option_"  # keys of the methods' own options begin so
+CALIBRATION = ("corpus", "path", "split", "samples", "length", "seed")
 
 DEFAULTS: dict[str, Any] = {
     "launch_model": BUILTIN_MODEL,
     "launch_trust": False,
     "launch_dtype": "auto",
+    "launch_keep": 80,
+    "launch_kind": "width",
     "launch_method": "taylor",
-    "launch_methods": ["taylor", "random"],
+    "launch_methods_width": ["taylor", "random"],
+    "launch_methods_depth": [],
+    "launch_methods_hidden": [],
+    "launch_methods_mask": [],
     "launch_several_methods": False,
     "launch_ratio": START_RATIO["width"],
     "launch_ratios": [20, 40, 60],
     "launch_several_ratios": False,
+    "launch_target": "selected",
     "launch_layers": MIDDLE,
     "launch_parts": ["attention", "mlp"],
     "launch_heads": "kv_groups",
     "launch_round_to": 32,
     "launch_same_sizes": False,
+    "launch_allocation_width": "uniform",
+    "launch_allocation_mask": "uniform",
+    "launch_reconstruct": False,
     "launch_pattern": "unstructured",
     "launch_options": {},
     "launch_calibration_corpus": "passages",
@@ -56,20 +71,20 @@ DEFAULTS: dict[str, Any] = {
     "launch_save_model": True,
 }
 
+SMALLER = "smaller"
 DOORS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "smaller": (
+    SMALLER: (
         "Smaller and faster",
-        "Taylor takes a third of the heads and channels of the middle layers; the model on disk shrinks.",
-        {"launch_method": "taylor", "launch_ratio": 35, "launch_layers": MIDDLE, "launch_save_model": True},
+        "The best recipe for a model that is really smaller, at a size of your choice.",
+        {},  # what core/presets.py says
     ),
     "compare": (
         "Compare methods",
         "Four criteria, the same cut: random, L1, L2 and Taylor, each against the dense model.",
         {
             "launch_several_methods": True,
-            "launch_methods": ["random", "l1", "l2", "taylor"],
+            "launch_methods_width": ["random", "l1", "l2", "taylor"],
             "launch_ratio": 35,
-            "launch_layers": MIDDLE,
             "launch_save_model": False,
         },
     ),
@@ -79,7 +94,6 @@ DOORS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {
             "launch_method": "taylor",
             "launch_ratio": 20,
-            "launch_layers": MIDDLE,
             "launch_tasks": [],
             "launch_speed": False,
             "launch_save_model": True,
@@ -109,13 +123,45 @@ def keep() -> Mapping[str, Any]:
 
 def open_door(name: str, last_layer: int) -> None:
     """Fill the form with a door's values, everything else with its default; the model stays as it is chosen."""
+    fill({"launch_layers": middle(last_layer), **DOORS[name][2]})
+
+
+def open_smaller(service: Service, last_layer: int) -> None:
+    """Fill the form with the best known recipe for the size that stands on the first door."""
+    keep_share = st.session_state["launch_keep"] / 100
+    fill({**from_pruning(service.smaller_and_faster(keep_share), last_layer), "launch_save_model": True})
+
+
+def fill(changes: Mapping[str, Any]) -> None:
+    """Set the form: `changes`, and the default of everything else but the model, the device and the door's size."""
     kept = st.session_state[KEPT]
-    staying = ("launch_model", "launch_trust", "launch_dtype", "launch_device", "launch_limit")
-    values = {**DEFAULTS, **{key: kept[key] for key in staying}, **DOORS[name][2]}
-    values["launch_layers"] = middle(last_layer)
-    for key, value in values.items():
-        st.session_state[key] = value
-        kept[key] = value
+    staying = ("launch_model", "launch_trust", "launch_dtype", "launch_device", "launch_limit", "launch_keep")
+    for key in [key for key in st.session_state if str(key).startswith(OPTION)]:
+        del st.session_state[key]  # drawn anew from launch_options
+    for key, value in {**DEFAULTS, **{key: kept[key] for key in staying if key in kept}, **changes}.items():
+        if key in changes or key not in staying:
+            st.session_state[key] = value
+            kept[key] = value
+
+
+def from_pruning(pruning: Mapping[str, Any], last_layer: int) -> dict[str, Any]:
+    """What the form holds for a `pruning` section: the inverse of `launch_build`, for what the section says."""
+    method, allocation = pruning["method"], pruning.get("allocation", "uniform")
+    found: dict[str, Any] = {
+        "launch_method": method,
+        "launch_layers": tuple(pruning.get("layers") or (0, last_layer)),
+        "launch_options": {method: dict(pruning.get("options", {}))},
+        "launch_allocation_width": "global" if allocation == "global" else "uniform",
+        "launch_allocation_mask": "owl" if allocation == "owl" else "uniform",
+    }
+    if "ratio" in pruning:
+        found["launch_ratio"] = round(100 * pruning["ratio"])
+    for name in ("target", "parts", "heads", "round_to", "pattern", "same_sizes", "reconstruct"):
+        if name in pruning:
+            found[f"launch_{name}"] = list(pruning[name]) if name == "parts" else pruning[name]
+    text = pruning.get("calibration", {})
+    found |= {f"launch_calibration_{name}": text[name] for name in CALIBRATION if name in text}
+    return found | ({"launch_calibration_corpus": FILE} if text.get("path") else {})
 
 
 def middle(last_layer: int) -> tuple[int, int]:
@@ -132,8 +178,18 @@ def model_known(last_layer: int) -> None:
     kept["launch_last_layer"] = last_layer
 
 
-def method_changed(kinds: Mapping[str, str]) -> None:
-    """A method of another kind starts at a ratio that is usual for it."""
-    kind = kinds.get(st.session_state["launch_method"])
-    if kind and kind != kinds.get(st.session_state[KEPT]["launch_method"]):
+def kind_changed(methods: Mapping[str, str]) -> None:
+    """Another kind of cut begins with its usual method and ratio. `methods`: name → kind."""
+    kind = st.session_state["launch_kind"]
+    of_kind = [name for name, its in methods.items() if its == kind]
+    usual = START_METHOD.get(kind, DENSE)
+    st.session_state["launch_method"] = usual if usual in of_kind or not of_kind else of_kind[0]
+    if kind in START_RATIO:
         st.session_state["launch_ratio"] = START_RATIO[kind]
+
+
+def chosen_names(values: Mapping[str, Any]) -> list[str]:
+    """Names of the chosen methods; DENSE stands for no pruning."""
+    if not values["launch_several_methods"]:
+        return [values["launch_method"]]
+    return [name for kind in CUTS for name in values[f"launch_methods_{kind}"]]

@@ -11,8 +11,8 @@ from core.errors import ExperimentError
 from core.experiment import Experiment
 from core.service import close_service, get_service
 from pages._parts import launch_build
-from pages._parts.launch_preview import sentence
-from pages._parts.launch_state import DEFAULTS, DENSE, DOORS
+from pages._parts.launch_state import DEFAULTS, DOORS, KEEPS, NONE, from_pruning
+from pages._parts.launch_words import DOES, KINDS, sentence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAIN = str(ROOT / "pages" / "_main.py")
@@ -59,6 +59,21 @@ def queued(service: Any) -> list[Experiment]:
 def made(**changes: Any) -> list[Experiment]:
     methods = {method.name: method for method in get_service().methods()}
     return launch_build.experiments({**DEFAULTS, **changes}, methods, 30)
+
+
+def several(**names: list[str]) -> dict[str, Any]:
+    """Changes of the form that choose these methods of each kind, and no others."""
+    chosen = {f"launch_methods_{kind}": names.get(kind, []) for kind in KINDS if kind != NONE}
+    return {"launch_several_methods": True, **chosen}
+
+
+def of_kind(app: AppTest, kind: str) -> None:
+    app.segmented_control(key="launch_kind").set_value(kind).run()
+    assert not app.exception
+
+
+def get_service_method(name: str) -> Any:
+    return next(method for method in get_service().methods() if method.name == name)
 
 
 # --- first start
@@ -112,7 +127,8 @@ def test_the_whole_range_is_written_as_no_range(launch: AppTest) -> None:
 
 
 def test_a_mask_is_said_to_be_zeros_and_a_pattern_fixes_the_ratio(launch: AppTest) -> None:
-    launch.selectbox(key="launch_method").set_value("wanda").run()
+    of_kind(launch, "mask")
+    assert launch.selectbox(key="launch_method").value == "wanda"
     assert launch.session_state["launch_ratio"] == 50
     assert "zeros" in html(launch)
     assert "no: zeros are stored like other numbers" in html(launch)
@@ -136,19 +152,148 @@ def test_calibration_is_asked_for_only_where_the_method_reads_text(launch: AppTe
 
 
 def test_the_dense_model_alone_is_a_run_too(launch: AppTest, service: Any) -> None:
-    launch.selectbox(key="launch_method").set_value(DENSE).run()
-    assert not launch.exception
+    of_kind(launch, NONE)
+    assert "launch_method" not in {box.key for box in launch.selectbox}
     assert yaml(launch).pruning is None
     launch.button(key="launch_queue").click().run()
     assert [e.pruning for e in queued(service)] == [None]
 
 
-def test_what_later_versions_bring_is_switched_off_with_the_reason(launch: AppTest) -> None:
-    assert launch.radio(key="launch_target").disabled
-    assert launch.radio(key="launch_allocation").disabled
-    assert launch.checkbox(key="launch_reconstruct").disabled
+def test_recovery_is_switched_off_with_the_reason(launch: AppTest) -> None:
     assert launch.segmented_control(key="launch_recovery").disabled
     assert "LoRA and distillation come in a later version" in html(launch)
+
+
+# --- methods of every kind
+
+
+def test_every_registered_method_can_be_chosen_under_its_kind_and_queued_as_it_is(
+    launch: AppTest, service: Any
+) -> None:
+    found = {}
+    for kind in [kind for kind in KINDS if kind != NONE]:
+        of_kind(launch, kind)
+        assert DOES[kind] in html(launch)
+        for name in launch.selectbox(key="launch_method").proto.options:
+            found[name] = kind
+    titles = {method.title: method.kind for method in service.methods()}
+    assert found == titles
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "ria", "flap", "hidden", "block_influence", "last"])
+def test_each_kind_of_method_makes_an_experiment_without_what_does_not_apply(launch: AppTest, method: str) -> None:
+    kind = get_service_method(method).kind
+    of_kind(launch, kind)
+    launch.selectbox(key="launch_method").set_value(method).run()
+    assert not launch.exception
+    pruning = yaml(launch).pruning
+    assert pruning is not None
+    assert pruning.method == method
+    assert not launch.button(key="launch_queue").disabled
+    assert "esp-error" not in html(launch)
+
+
+def shown(app: AppTest) -> set[str]:
+    """Keys of everything that can be set."""
+    kinds = ("checkbox", "multiselect", "number_input", "radio", "selectbox", "slider", "select_slider", "text_input")
+    found = {str(widget.key) for kind in kinds for widget in getattr(app, kind)}
+    return found | {str(group.key) for kind in ("pills", "segmented_control") for group in app.get(kind)}
+
+
+WIDTH_ONLY = {
+    "launch_heads", "launch_round_to", "launch_same_sizes", "launch_reconstruct", "launch_allocation_width",
+}  # fmt: skip
+
+
+def test_fields_appear_only_where_they_apply(launch: AppTest) -> None:
+    assert shown(launch) >= WIDTH_ONLY | {"launch_parts", "launch_layers", "launch_target"}
+    assert not shown(launch) & {"launch_pattern", "launch_allocation_mask"}
+    of_kind(launch, "mask")
+    assert shown(launch) >= {"launch_pattern", "launch_parts", "launch_layers", "launch_allocation_mask"}
+    assert not shown(launch) & WIDTH_ONLY
+    launch.segmented_control(key="launch_pattern").set_value("2:4").run()
+    assert not shown(launch) & {"launch_allocation_mask", "launch_target", "launch_ratio"}
+    of_kind(launch, "depth")
+    assert "launch_layers" in shown(launch)
+    assert not shown(launch) & (WIDTH_ONLY | {"launch_parts", "launch_pattern", "launch_allocation_mask"})
+    of_kind(launch, "hidden")
+    assert not shown(launch) & (WIDTH_ONLY | {"launch_parts", "launch_pattern", "launch_layers"})
+    assert yaml(launch).pruning.layers is None  # type: ignore[union-attr]
+
+
+def test_settings_of_the_cut_reach_the_experiment(launch: AppTest) -> None:
+    launch.radio(key="launch_target").set_value("model").run()
+    launch.segmented_control(key="launch_allocation_width").set_value("global").run()
+    launch.checkbox(key="launch_reconstruct").check().run()
+    launch.slider(key="launch_ratio").set_value(30).run()
+    assert not launch.exception
+    pruning = yaml(launch).pruning
+    assert pruning is not None
+    assert (pruning.target, pruning.allocation, pruning.reconstruct) == ("model", "global", True)
+    assert "launch_same_sizes" not in shown(launch)
+    assert "the scores decide which layers lose how much" in html(launch)
+    assert "about 94.2 M" in html(launch)
+    assert "refitted on the calibration text" in html(launch)
+
+
+def test_the_same_sizes_in_all_layers_promise_a_stock_class(launch: AppTest) -> None:
+    launch.slider(key="launch_layers").set_range(0, 29).run()
+    launch.pills(key="launch_parts").set_value(["mlp"]).run()
+    launch.checkbox(key="launch_same_sizes").check().run()
+    assert yaml(launch).pruning.same_sizes  # type: ignore[union-attr]
+    assert "<b>transformers</b> stock class, no remote code" in html(launch)
+    launch.slider(key="launch_layers").set_range(4, 25).run()
+    assert "same_sizes is set, but only layers 4–25 are cut" in html(launch)
+    assert launch.button(key="launch_queue").disabled
+
+
+def test_two_in_four_says_which_engines_gain_from_it(launch: AppTest) -> None:
+    of_kind(launch, "mask")
+    assert "Ampere" not in html(launch)
+    launch.segmented_control(key="launch_pattern").set_value("2:4").run()
+    assert "NVIDIA GPUs from Ampere on" in html(launch)
+    assert "vLLM removed its 2:4 kernels" in html(launch)
+
+
+def test_layers_that_the_scores_choose_are_said_to_be_an_example(launch: AppTest) -> None:
+    of_kind(launch, "depth")
+    assert "Removes 4 layers of the 22 from 4 to 25: the scores decide which." in html(launch)
+    figures = " ".join(m.value for m in launch.markdown if "espalier-medium" in m.value)
+    assert "Layer 25: removed, for example" in figures
+    launch.selectbox(key="launch_method").set_value("last").run()
+    assert "Removes 4 layers, 22&#8288;–&#8288;25; the other 26 stay as they are." in html(launch)
+
+
+def test_a_narrower_stream_is_said_in_words(launch: AppTest) -> None:
+    of_kind(launch, "hidden")
+    assert "Narrows the stream from 576 to 468 channels" in html(launch)
+    assert launch.radio(key="launch_target").options[0] == "of the stream's channels"
+
+
+def test_options_are_bounded_as_their_types_say_and_what_is_wrong_stands_beside_them(launch: AppTest) -> None:
+    of_kind(launch, "mask")
+    launch.selectbox(key="launch_method").set_value("sparsegpt").run()
+    block = launch.number_input(key="launch_option_sparsegpt_block")
+    assert (block.value, block.min, block.max, block.step) == (128, 8, 4096, 8)
+    launch.number_input(key="launch_option_sparsegpt_damping").set_value(0.05).run()
+    assert yaml(launch).pruning.options == {"damping": 0.05}  # type: ignore[union-attr]
+    launch.number_input(key="launch_option_sparsegpt_damping").set_value(0.0).run()
+    assert not launch.exception
+    assert "options of sparsegpt.damping 0.0: should be greater than 0" in html(launch)
+    assert launch.button(key="launch_queue").disabled
+
+
+def test_calibration_is_asked_for_wherever_anything_reads_text(launch: AppTest) -> None:
+    launch.selectbox(key="launch_method").set_value("l1").run()
+    assert "launch_calibration_samples" not in shown(launch)
+    launch.checkbox(key="launch_reconstruct").check().run()
+    launch.number_input(key="launch_calibration_samples").set_value(7).run()
+    assert yaml(launch).pruning.calibration.samples == 7  # type: ignore[union-attr]
+    of_kind(launch, "hidden")
+    launch.segmented_control(key="launch_option_hidden_criterion").set_value("l2").run()
+    assert "launch_calibration_samples" not in shown(launch)
+    launch.segmented_control(key="launch_option_hidden_criterion").set_value("taylor").run()
+    assert "launch_calibration_samples" in shown(launch)
 
 
 # --- what cannot work
@@ -197,7 +342,7 @@ def test_no_part_chosen_is_a_remark_and_no_crash(launch: AppTest) -> None:
 
 def test_several_ratios_and_methods_make_a_run_each_and_the_button_counts_them(launch: AppTest, service: Any) -> None:
     launch.checkbox(key="launch_several_methods").check().run()
-    launch.multiselect(key="launch_methods").set_value(["l1", "random"]).run()
+    launch.pills(key="launch_methods_width").set_value(["l1", "random"]).run()
     launch.checkbox(key="launch_several_ratios").check().run()
     launch.multiselect(key="launch_ratios").set_value([35, 60]).run()
     launch.checkbox(key="launch_baseline").uncheck().run()
@@ -226,18 +371,31 @@ def test_a_pattern_fixes_the_ratio_so_several_ratios_are_one_run() -> None:
 
 
 def test_settings_that_a_method_ignores_are_left_out_of_its_experiment() -> None:
-    changes = {"launch_several_methods": True, "launch_methods": ["wanda", "l1"], "launch_pattern": "4:8"}
-    mask, width = made(**changes, launch_heads="query_heads")
+    changes = {**several(width=["l1"], mask=["wanda"], depth=["last"]), "launch_pattern": "4:8"}
+    width, depth, mask = made(**changes, launch_heads="query_heads", launch_reconstruct=True)
     assert mask.pruning is not None
     assert width.pruning is not None
+    assert depth.pruning is not None
+    assert (width.pruning.reconstruct, depth.pruning.reconstruct, mask.pruning.reconstruct) == (True, False, False)
     assert (mask.pruning.pattern, mask.pruning.heads) == ("4:8", "kv_groups")
     assert (width.pruning.pattern, width.pruning.heads) == ("unstructured", "query_heads")
+
+
+def test_an_allocation_that_one_of_several_methods_cannot_have_is_an_error_and_never_dropped_in_silence() -> None:
+    both = several(width=[], mask=["wanda", "magnitude"])
+    assert [e.pruning.allocation for e in made(**both) if e.pruning] == ["uniform", "uniform"]
+    with pytest.raises(ExperimentError, match="magnitude looks at no text") as caught:
+        made(**both, launch_allocation_mask="owl")
+    assert [problem.field for problem in caught.value.problems] == ["pruning"]
+    alone = made(launch_method="magnitude", launch_allocation_mask="owl")  # left from another method: not on the page
+    assert alone[0].pruning is not None
+    assert alone[0].pruning.allocation == "uniform"
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"launch_several_methods": True, "launch_methods": []}, "pruning.method"),
+        ({"launch_several_methods": True, "launch_methods_width": []}, "pruning.method"),
         ({"launch_several_ratios": True, "launch_ratios": []}, "pruning.ratio"),
         ({"launch_calibration_corpus": "file"}, "pruning.calibration.path"),
         ({"launch_perplexity": ["file"]}, "evaluation.perplexity.path"),
@@ -252,6 +410,8 @@ def test_what_is_missing_is_named_by_its_field(changes: dict[str, Any], field: s
 def test_names_say_method_ratio_and_layers_and_keep_what_the_person_wrote() -> None:
     assert [e.name for e in made()] == ["Taylor 35 %, layers 4–25"]
     assert [e.name for e in made(launch_layers=(0, 29), launch_method="wanda", launch_ratio=50)] == ["Wanda 50 %"]
+    assert [e.name for e in made(launch_target="model", launch_layers=(0, 29))] == ["Taylor 35 % of the model"]
+    assert [e.name for e in made(launch_method="hidden", launch_ratio=25)] == ["Hidden channels 25 %"]
     assert [e.name for e in made(launch_name="mine")] == ["mine"]
     several = made(launch_name="mine", launch_several_ratios=True, launch_ratios=[40, 20])
     assert [e.name for e in several] == ["mine: Taylor 20 %, layers 4–25", "mine: Taylor 40 %, layers 4–25"]
@@ -270,13 +430,58 @@ def test_a_door_only_fills_the_form_and_what_it_fills_can_be_queued(launch: AppT
         assert launch.session_state[key] == value
 
 
+def test_the_first_door_fills_in_the_recipe_at_the_size_that_stands_on_it(launch: AppTest, service: Any) -> None:
+    launch.select_slider(key="launch_keep").set_value(65).run()
+    assert not launch.exception
+    pruning = yaml(launch).pruning
+    assert pruning is not None
+    expected = service.smaller_and_faster(0.65)
+    assert {name: getattr(pruning, name) for name in expected} == expected
+    plan = service.preview(yaml(launch)).plan
+    assert plan.params_after / plan.params_before == pytest.approx(0.65, abs=0.002)
+    launch.slider(key="launch_ratio").set_value(10).run()
+    launch.button(key="launch_door_smaller").click().run()
+    assert launch.session_state["launch_ratio"] == 35
+    assert launch.session_state["launch_keep"] == 65
+
+
+def test_every_size_on_the_first_door_can_be_queued(service: Any) -> None:
+    for keep in KEEPS:
+        values = {**DEFAULTS, **from_pruning(service.smaller_and_faster(keep / 100), 29)}
+        experiments = launch_build.experiments(values, {m.name: m for m in service.methods()}, 30)
+        assert [service.preview(experiment).problems for experiment in experiments] == [[]]
+
+
+def test_a_whole_section_finds_its_way_into_the_form_and_out_again() -> None:
+    section = {
+        "method": "sparsegpt",
+        "ratio": 0.4,
+        "layers": [3, 20],
+        "parts": ["mlp"],
+        "allocation": "owl",
+        "options": {"block": 64},
+        "calibration": {"path": "text.txt", "samples": 9, "length": 64, "seed": 3},
+    }
+    (found,) = made(**from_pruning(section, 29))
+    assert found.pruning == Experiment.parse({"pruning": section}).pruning
+
+
+def test_a_door_resets_the_options_of_methods(launch: AppTest) -> None:
+    launch.segmented_control(key="launch_option_taylor_order").set_value("second").run()
+    launch.button(key="launch_door_answer").click().run()
+    assert launch.segmented_control(key="launch_option_taylor_order").value == "first"
+    assert yaml(launch).pruning.options == {}  # type: ignore[union-attr]
+
+
 def test_what_was_chosen_is_there_again_after_another_page(launch: AppTest) -> None:
-    launch.selectbox(key="launch_method").set_value("wanda").run()
+    of_kind(launch, "mask")
+    launch.selectbox(key="launch_method").set_value("ria").run()
     launch.segmented_control(key="launch_pattern").set_value("4:8").run()
     launch.switch_page("runs.py").run()
     launch.switch_page("launch.py").run()
     assert not launch.exception
-    assert launch.selectbox(key="launch_method").value == "wanda"
+    assert launch.segmented_control(key="launch_kind").value == "mask"
+    assert launch.selectbox(key="launch_method").value == "ria"
     assert launch.segmented_control(key="launch_pattern").value == "4:8"
 
 
