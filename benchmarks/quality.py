@@ -25,6 +25,7 @@ from core.experiment import Pruning
 ALL = {"ratio": 0.5}
 MODEL = {"target": "model", "round_to": 32}
 MLPS = {**MODEL, "parts": ("mlp",)}
+STRUCTURED = {"method": "wanda_structured", **MLPS, "reconstruct": True}
 GLOBAL = {"allocation": "global"}
 CASES: dict[str, dict[str, Any]] = {
     "magnitude 50 %": {"method": "magnitude", **ALL},
@@ -43,17 +44,17 @@ CASES: dict[str, dict[str, Any]] = {
     "taylor first, 77.8 %": {"method": "taylor", "ratio": 0.222, **MODEL},
     "taylor first, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MODEL, "reconstruct": True},
     "taylor first, MLPs, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MLPS, "reconstruct": True},
-    "wanda structured, MLPs, refit, 77.8 %": {"method": "wanda_structured", "ratio": 0.222, **MLPS, "reconstruct": True},
+    "wanda structured, MLPs, refit, 77.8 %": {**STRUCTURED, "ratio": 0.222},
     "flap, MLPs, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS},
     "flap, MLPs, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, "reconstruct": True},
     "flap, MLPs, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
     "flap, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MODEL, **GLOBAL, "reconstruct": True},
     "taylor, MLPs, global, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
     "taylor first, MLPs, refit, 91.3 %": {"method": "taylor", "ratio": 0.087, **MLPS, "reconstruct": True},
-    "wanda structured, MLPs, refit, 91.3 %": {"method": "wanda_structured", "ratio": 0.087, **MLPS, "reconstruct": True},
+    "wanda structured, MLPs, refit, 91.3 %": {**STRUCTURED, "ratio": 0.087},
     "flap, MLPs, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, "reconstruct": True},
     "flap, MLPs, global, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, **GLOBAL, "reconstruct": True},
-    "hidden l2, 77.8 %": {"method": "hidden", "ratio": 0.222, "target": "model"},
+    "hidden l2, 77.8 %": {"method": "hidden", "ratio": 0.222, "target": "model", "options": {"criterion": "l2"}},
     "hidden taylor, 77.8 %": {
         "method": "hidden", "ratio": 0.222, "target": "model", "options": {"criterion": "taylor"},
     },
