@@ -8,14 +8,23 @@ channels of the residual stream go, the trunk is narrower, inside its old outlin
 Widths are per cent of the place the figure gets and heights are pixels, so that text stays sharp on every screen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from core.models.plans import Plan
+from core.branches import UNTOUCHED, Branch, branches_of_plan, branches_of_rows, dense_branches, density, summary
+
+__all__ = [
+    "UNTOUCHED",
+    "Branch",
+    "branches_of_plan",
+    "branches_of_rows",
+    "dense_branches",
+    "espalier_svg",
+    "summary",
+]
 
 Scale = Literal["small", "medium", "large"]
 Side = Literal["heads", "mlp"]
@@ -23,147 +32,9 @@ Side = Literal["heads", "mlp"]
 LIGHT = {"leaf": "#2F6B57", "cut": "#C8553D", "ink": "#1F2933", "muted": "#6B7280", "trunk": "#E3DDD1"}
 DARK = {"leaf": "#7FB69A", "cut": "#E07A5F", "ink": "#E8E6E1", "muted": "#9AA3A8", "trunk": "#2C3438"}
 PALE = 0.3
-UNTOUCHED = 0.998
-"""Denser layers count as full: real weights hold a few zeros of their own (SmolLM2-135M: 0.03 %)."""
-_MATRICES = {"attention": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}
-_UNITS = ("heads", "kv", "mlp")
 _HEADER = 22.0
 _FOOTER = 20.0
 _TRUNK = 22.0
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One decoder layer before and after a cut. Densities are shares of non-zero weights, 1 = no zeros.
-
-    `kept_heads` are the query heads that stay, by their old index; None where only their number is known. `hidden` are
-    the channels of the residual stream, the same for all branches; (0, 0) where nobody says. `example`: the scores will
-    decide how much this layer loses or whether it goes, and what is drawn is one even way.
-    """
-
-    layer: int
-    selected: bool
-    heads: tuple[int, int]
-    kv_heads: tuple[int, int]
-    mlp: tuple[int, int]
-    attention_density: float = 1.0
-    mlp_density: float = 1.0
-    kept_heads: tuple[int, ...] | None = None
-    hidden: tuple[int, int] = (0, 0)
-    example: bool = False
-
-    @property
-    def dropped(self) -> bool:
-        """Whether nothing is left of the layer."""
-        return self.heads[1] == 0 and self.mlp[1] == 0 and self.heads[0] + self.mlp[0] > 0
-
-    @property
-    def changed(self) -> bool:
-        """Whether the layer loses units or weights."""
-        narrower = self.hidden[0] != self.hidden[1]
-        return self.heads[0] != self.heads[1] or self.mlp[0] != self.mlp[1] or narrower or min(_density(self)) < 1
-
-    @property
-    def narrowed(self) -> float:
-        """What is left of the stream's width, as a share."""
-        return self.hidden[1] / self.hidden[0] if self.hidden[0] else 1.0
-
-    def sentence(self) -> str:
-        """What happens in this layer, for people who point at it or hear it read."""
-        about = " about" if self.example and self.changed else ""
-        if self.dropped:
-            return f"Layer {self.layer}: removed{', for example' if self.example else ''}"
-        changes = [
-            _change(*self.heads, "heads"),
-            _change(*self.kv_heads, "KV heads"),
-            _change(*self.mlp, "MLP channels"),
-        ]
-        if self.attention_density < 1:
-            changes.append(f"attention {1 - self.attention_density:.1%} zeros")
-        if self.mlp_density < 1:
-            changes.append(f"MLP {1 - self.mlp_density:.1%} zeros")
-        if self.hidden[0] != self.hidden[1]:
-            changes.append(_change(*self.hidden, "channels of the stream"))
-        return f"Layer {self.layer}:{about} {', '.join(changes)}{'' if self.selected else ' (not chosen)'}"
-
-
-def _change(before: int, after: int, what: str) -> str:
-    return f"{before:,} {what}" if before == after else f"{before:,} → {after:,} {what}"
-
-
-def branches_of_plan(plan: "Plan", parts: Iterable[str] = ("attention", "mlp")) -> list[Branch]:
-    """Branches of a plan (core.models.sizes); `parts` are the experiment's, and say where a mask puts its zeros."""
-    chosen, found = set(parts), []
-    hidden = (plan.before.hidden_size, plan.after.hidden_size)
-    for cut in plan.cuts:
-        density = 1.0
-        if cut.zeros:
-            shapes = plan.before.matrix_shapes(cut.layer)
-            reach = sum(shapes[role][0] * shapes[role][1] for part in chosen for role in _MATRICES[part])
-            density = 1 - cut.zeros / reach
-        found.append(
-            Branch(
-                cut.layer,
-                cut.selected,
-                (cut.before.heads, cut.after.heads),
-                (cut.before.kv_heads, cut.after.kv_heads),
-                (cut.before.mlp, cut.after.mlp),
-                density if "attention" in chosen else 1.0,
-                density if "mlp" in chosen else 1.0,
-                hidden=hidden,
-                example=cut.selected and not plan.exact,
-            )
-        )
-    return found
-
-
-def branches_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[Branch]:
-    """Branches of the store's `layers` rows of one run (layer, heads_before, …, density); changed means chosen.
-
-    Where whole layers went or the stream is narrower, all layers were chosen from.
-    """
-    found = []
-    for row in sorted(rows, key=lambda r: int(r["layer"])):
-        heads, kv, mlp = ((_whole(row, f"{name}_before"), _whole(row, f"{name}_after")) for name in _UNITS)
-        hidden = (_whole(row, "hidden_before"), _whole(row, "hidden_after"))
-        value = row.get("density")
-        density = float(value) if value is not None and value == value else 1.0  # nan where the store has none
-        density = 1.0 if density > UNTOUCHED else density
-        resized = any(before != after for before, after in (heads, kv, mlp))
-        thin = 1.0 if resized else density
-        chosen = resized or density < 1 or hidden[0] != hidden[1]
-        found.append(Branch(int(row["layer"]), chosen, heads, kv, mlp, thin, thin, hidden=hidden))
-    if any(branch.dropped for branch in found):
-        found = [replace(branch, selected=True) for branch in found]
-    return found
-
-
-def _whole(row: Mapping[str, Any], name: str) -> int:
-    value = row.get(name)
-    return int(value) if value is not None and value == value else 0
-
-
-def dense_branches(layers: Iterable[tuple[int, int, int]]) -> list[Branch]:
-    """Branches of a model that nothing was cut from, given (heads, KV heads, MLP channels) of each layer."""
-    return [Branch(i, True, (h, h), (kv, kv), (mlp, mlp)) for i, (h, kv, mlp) in enumerate(layers)]
-
-
-def summary(branches: Sequence[Branch]) -> str:
-    """The whole figure in one sentence: its text alternative."""
-    changed = [b for b in branches if b.changed]
-    if not branches:
-        return "No layers."
-    if not changed:
-        return f"{len(branches)} layers, nothing removed."
-    gone = [str(b.layer) for b in branches if b.dropped]
-    if gone and any(b.example for b in branches):
-        return f"{len(branches)} layers, {len(gone)} of them removed: the scores decide which."
-    if gone:
-        return f"{len(branches)} layers, {len(gone)} of them removed: {', '.join(gone)}."
-    return f"{len(branches)} layers, {len(changed)} of them cut. {changed[0].sentence()}."
-
-
-# -------------------------------------------------------------------------------------------------------------- drawing
 
 
 @dataclass(frozen=True)
@@ -345,9 +216,7 @@ class _Rows:
 
 def _rows(f: _Frame, branches: Sequence[Branch]) -> list[_Rows]:
     found, row = [], 0
-    for _, alike in groupby(
-        branches, key=lambda b: (b.selected, b.heads, b.kv_heads, b.mlp, b.kept_heads, _density(b))
-    ):
+    for _, alike in groupby(branches, key=lambda b: (b.selected, b.heads, b.kv_heads, b.mlp, b.kept_heads, density(b))):
         same = list(alike)
         tops = tuple(f.y(row + i) for i in range(len(same)))
         outlined = tuple((y, f.thick) for y in tops)
@@ -356,10 +225,6 @@ def _rows(f: _Frame, branches: Sequence[Branch]) -> list[_Rows]:
         found.append(_Rows(same[0], tops, outlined, f.thick))
         row += len(same)
     return [rows for rows in found if not rows.branch.dropped]
-
-
-def _density(branch: Branch) -> tuple[float, float]:
-    return round(branch.attention_density, 3), round(branch.mlp_density, 3)
 
 
 def _heads(f: _Frame, branches: Sequence[Branch]) -> str:
