@@ -303,9 +303,9 @@ def _numbers(f: _Frame, branches: Sequence[Branch]) -> str:
 def _tips(f: _Frame, branches: Sequence[Branch]) -> str:
     """What is left of each bar, once for neighbours that are alike; and the places that people can point at."""
     texts, row = [], 0
-    for (total, left, density), alike in groupby(branches, key=lambda b: (*b.mlp, round(b.mlp_density, 3))):
+    for (total, left, share), alike in groupby(branches, key=lambda b: (*b.mlp, round(b.mlp_density, 3))):
         same = list(alike)
-        text = f"{left:,}" if left < total else (f"{density:.0%}" if density < 1 else "")
+        text = f"{left:,}" if left < total else (f"{share:.0%}" if share < 1 else "")
         if text and same[0].example:
             text = f"≈ {text}"
         if same[0].dropped:
