@@ -62,17 +62,8 @@ def test_an_unknown_family_lists_the_known_ones() -> None:
     assert found({"model_type": "mamba"}) == {"model.name": "error"}
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"pruning.target": "model"},
-        {"pruning.allocation": "global"},
-        {"pruning.reconstruct": True},
-        {"recovery": {"kind": "lora"}},
-    ],
-)
-def test_settings_of_a_later_version_are_refused_with_that_reason(fields: dict[str, Any]) -> None:
-    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}}).with_changes(fields)
+def test_settings_of_a_later_version_are_refused_with_that_reason() -> None:
+    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}, "recovery": {"kind": "lora"}})
     with pytest.raises(NotAvailableError, match="cannot do it yet"):
         require(experiment, Architecture.from_config(CONFIG))
 
@@ -94,3 +85,28 @@ def test_a_model_with_code_of_its_own_is_judged_but_not_pruned() -> None:
     pruned = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}})
     assert [p.field for p in check(pruned, architecture, foreign_code=True)] == ["model.name"]
     assert check(Experiment(), architecture, foreign_code=True) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"pruning.target": "model"}, {"pruning.allocation": "global"}, {"pruning.reconstruct": True}],
+)
+def test_targets_allocations_and_refits_are_accepted(fields: dict[str, Any]) -> None:
+    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.3}}).with_changes(fields)
+    require(experiment, Architecture.from_config(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "says"),
+    [
+        ("wanda", {"allocation": "global"}, "uniform or owl"),
+        ("l2", {"allocation": "owl"}, "uniform or global"),
+        ("magnitude", {"allocation": "owl"}, "looks at no text"),
+        ("wanda", {"allocation": "owl", "pattern": "2:4"}, "same share of every layer"),
+        ("l2", {"allocation": "global", "same_sizes": True}, "leave allocation out"),
+        ("hidden", {"layers": [0, 1]}, "layers=.* does not apply"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_in_words(method: str, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ExperimentError, match=says):
+        Experiment.parse({"pruning": {"method": method, **fields}})

@@ -117,7 +117,9 @@ def test_the_recipe_for_a_smaller_model_keeps_the_share_that_was_asked_for(keep)
     one = setting(**smaller_and_faster(keep))
     assert [p for p in previews.problems_of(one) if p.level == "error"] == []
     cut = previews.planned(one)
-    assert cut.params_after / cut.params_before == pytest.approx(keep, abs=0.002)
+    # every layer loses the same, 32 channels at a time: half such a step of SmolLM2 is 0.6 %
+    assert cut.params_after / cut.params_before == pytest.approx(keep, abs=0.0063)
+    assert cut.after.uniform
     assert one.experiment.pruning.method in BEST_FIRST
     assert get(one.experiment.pruning.method).kind == "width"
     assert one.experiment.pruning.reconstruct
