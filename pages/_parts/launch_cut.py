@@ -56,6 +56,7 @@ def _methods(methods: Mapping[str, Any]) -> list[Any]:
         key="launch_kind",
         persist_state="session",
         required=True,
+        wrap=True,
         on_change=kind_changed,
         args=(kinds,),
         label_visibility="collapsed",
@@ -94,6 +95,7 @@ def _several(methods: Mapping[str, Any]) -> list[Any]:
             key=f"launch_methods_{kind}",
             persist_state="session",
             help=DOES[kind],
+            wrap=True,
         )
         names += picked
     return [methods[name] for name in names]

@@ -213,7 +213,8 @@ def _size_line(detail: RunDetail) -> str:
         return f"{theme.count(before)} parameters"
     if after == before:
         return f"{theme.count(before)} parameters, {100 * share:.1f} % of them set to zero: not smaller"
-    return f"{theme.count(before)} → {theme.count(after)} parameters ({100 * share:.1f} % of the whole model removed)"
+    words = f"{theme.count(before)} → {theme.count(after)} parameters ({100 * share:.1f} % of the whole model removed)"
+    return "; ".join([words, *say.whole_cuts(say.records(detail.layers))])
 
 
 def _planned(detail: RunDetail) -> str:

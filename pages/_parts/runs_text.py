@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -59,6 +59,23 @@ def removed(row: Mapping[str, Any]) -> str:
     if _nothing(row.get("method")) or share is None or _nothing(share):
         return ""
     return f"{100 * float(share):.1f} %{' zeros' if row.get('kind') == 'mask' else ''}"
+
+
+def whole_cuts(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What went besides heads and channels of single layers: whole layers, channels of the stream. Rows of one run."""
+    words = []
+    gone = [int(row["layer"]) for row in layers if not any(_number(row, f"{unit}_after") for unit in ("heads", "mlp"))]
+    if gone:
+        many = "layer" if len(gone) == 1 else "layers"
+        words.append(f"{many} {', '.join(map(str, gone))} removed, {len(layers) - len(gone)} left")
+    before, after = (max((_number(row, f"hidden_{when}") for row in layers), default=0) for when in ("before", "after"))
+    if before != after:
+        words.append(f"the stream {before:,} → {after:,} channels wide")
+    return words
+
+
+def _number(row: Mapping[str, Any], name: str) -> int:
+    return 0 if _nothing(row.get(name)) else int(row[name])
 
 
 def _nothing(value: object) -> bool:

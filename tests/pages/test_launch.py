@@ -435,10 +435,9 @@ def test_the_first_door_fills_in_the_recipe_at_the_size_that_stands_on_it(launch
     assert not launch.exception
     pruning = yaml(launch).pruning
     assert pruning is not None
-    expected = service.smaller_and_faster(0.65)
-    assert {name: getattr(pruning, name) for name in expected} == expected
+    assert pruning == Experiment.parse({"pruning": service.smaller_and_faster(0.65)}).pruning
     plan = service.preview(yaml(launch)).plan
-    assert plan.params_after / plan.params_before == pytest.approx(0.65, abs=0.002)
+    assert plan.params_after / plan.params_before == pytest.approx(0.65, abs=0.01)
     launch.slider(key="launch_ratio").set_value(10).run()
     launch.button(key="launch_door_smaller").click().run()
     assert launch.session_state["launch_ratio"] == 35

@@ -1,5 +1,6 @@
 """Runs: the board, and one opened run. What cannot be clicked here (table rows) tests/browser clicks."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,36 @@ def test_times_are_shown_on_the_visitors_clock() -> None:
     assert runs_text.when("2026-11-23T21:20:39.674Z", "Europe/Berlin") == "23 Nov, 22:20"
     assert runs_text.when("2026-11-23T21:20:39.674Z", "No/Where") == "23 Nov, 21:20"
     assert runs_text.when("yesterday", None) == ""
+
+
+def rewrite(home: Path, run_id: str, **pruned: Any) -> None:
+    """Another outcome of the cut in a run's results."""
+    file = home / "runs" / run_id / "results.json"
+    content = json.loads(file.read_text())
+    content["pruning"] |= pruned
+    file.write_text(json.dumps(content))
+
+
+WHOLE = {"heads_before": 9, "kv_before": 3, "mlp_before": 1536, "heads_after": 9, "kv_after": 3, "mlp_after": 1536}
+GONE = {**WHOLE, "heads_after": 0, "kv_after": 0, "mlp_after": 0}
+
+
+def test_a_run_that_removed_layers_says_and_draws_which(run_folder: Any, service: Any, home: Path) -> None:
+    run_id = run_folder("last", {"method": "last", "ratio": 0.1}, removed=0.05)
+    rewrite(home, run_id, layers=[{"layer": i, **(GONE if i in (7, 9) else WHOLE)} for i in range(10)])
+    app = runs_page(run_id)
+    assert "; layers 7, 9 removed, 8 left" in html(app)
+    assert any("Layer 9: removed" in m.value for m in app.markdown)
+    assert finished(runs_page())["removed"].tolist() == ["5.0 %"]
+
+
+def test_a_run_that_narrowed_the_stream_says_and_draws_it(run_folder: Any, service: Any, home: Path) -> None:
+    run_id = run_folder("hidden", {"method": "hidden", "ratio": 0.25}, removed=0.25)
+    rewrite(home, run_id, hidden_before=576, hidden_after=432, layers=[{"layer": i, **WHOLE} for i in range(3)])
+    app = runs_page(run_id)
+    assert "; the stream 576 → 432 channels wide" in html(app)
+    assert any("stream 576 → 432" in m.value for m in app.markdown)
+    assert finished(runs_page())["what"].tolist() == ["Hidden channels 25 %"]
 
 
 def test_layers_that_were_not_pruned_are_drawn_whole_though_real_weights_hold_a_few_zeros() -> None:
