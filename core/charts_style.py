@@ -44,6 +44,10 @@ _METHODS = {
     "perplexity_greedy": ("vermillion", "hourglass"),
     "last": ("purple", "triangle-left"),
     "first": ("yellow", "triangle-right"),
+    "random_layers": ("orange", "cross"),
+    "hidden": ("blue", "star-triangle-up"),
+    "random_weights": ("vermillion", "cross"),
+    "admm": ("green", "octagon"),
 }
 _SPARE = ("octagon", "star-triangle-up", "star-triangle-down", "star-diamond", "cross", "diamond-tall")
 

@@ -53,7 +53,9 @@ class _Frame:
 
     @property
     def thick(self) -> float:
-        return self.pitch * (1.0 if self.pitch < 2.5 else 0.62) * self.narrowed
+        if self.pitch < 2.5:
+            return self.pitch  # rows that touch: thinner ones would be stripes
+        return self.pitch * 0.62 * self.narrowed
 
     def y(self, row: int) -> float:
         return self.top + row * self.pitch + (self.pitch - self.thick) / 2
@@ -159,15 +161,24 @@ def _twig(f: _Frame, branch: Branch) -> list[tuple[float, float]]:
 
 def _stubs(f: _Frame, branches: Sequence[Branch]) -> str:
     """What is left of removed layers: a short hollow stub on each side, and then nothing."""
-    wide = 6.0 if f.scale == "small" else 3.5
-    places = (f.heads_width - wide, f.bar) if f.scale == "small" else (f.heads_width - wide / 2, f.bar - wide / 2)
+    small = f.scale == "small"
+    wide = 9.0 if small else 3.5
+    places = (f.heads_width - wide, f.bar) if small else (f.heads_width - wide / 2, f.bar - wide / 2)
+    inset = min(0.5, f.thick / 4)
+    gone: list[list[float]] = []  # top and bottom; rows that touch share an outline
+    for row, branch in enumerate(branches):
+        if not branch.dropped:
+            continue
+        if gone and f.thick == f.pitch and gone[-1][1] >= f.y(row) - 0.01:
+            gone[-1][1] = f.y(row) + f.thick
+        else:
+            gone.append([f.y(row), f.y(row) + f.thick])
     drawn = "".join(
-        f'<rect x="{x:.6g}%" y="{f.y(row) + 0.5:.6g}" width="{wide:.6g}%" height="{max(f.thick - 1, 0.5):.6g}"/>'
-        for row, branch in enumerate(branches)
-        if branch.dropped
+        f'<rect x="{x:.6g}%" y="{top + inset:.6g}" width="{wide:.6g}%" height="{bottom - top - 2 * inset:.6g}"/>'
+        for top, bottom in gone
         for x in places
     )
-    thin = 0.8 if f.scale == "small" else 1
+    thin = 0.8 if small else 1
     return f'<g fill="none" stroke="{f.colours["cut"]}" stroke-width="{thin}">{drawn}</g>' if drawn else ""
 
 

@@ -319,3 +319,17 @@ def test_measures_have_names_units_and_a_direction(task, metric, value, label, s
     (found,) = charts.qualities(charts.points(runs, pd.DataFrame([metric_row("d", task, metric, value)]), {}))
     assert (found.label, charts.measured(value, math.nan, found)) == (label, shown)
     assert found.lower_is_better is lower
+
+
+def test_every_method_has_a_colour_and_symbol_of_its_own_in_all_charts():
+    from core.charts_style import _METHODS
+    from core.pruning.registry import methods
+
+    assert set(methods()) <= set(_METHODS)
+    assert len(set(_METHODS.values())) == len(_METHODS)
+
+
+def test_layers_and_channels_of_the_stream_are_real_cuts_and_never_beside_masks():
+    table = pd.DataFrame({"kind": ["dense", "depth", "hidden"]})
+    assert charts.panels(table) == ["cut"]
+    assert charts.panels(pd.DataFrame({"kind": ["dense", "mask", "depth"]})) == ["cut", "mask"]
