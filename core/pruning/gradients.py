@@ -11,9 +11,9 @@ taken in groups whose sums take no more memory than the weights themselves; each
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class _NotFinite(Exception):
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Gradient and Fisher diagonal of one layer's matrices so far, float32."""
 
     gradient: dict[str, Tensor] = field(default_factory=dict)
@@ -58,12 +58,17 @@ class _Sums:
         else:
             sums[role] = value.mul_(share)
 
-    def finished(self) -> dict[str, WeightGradients]:
+    def finite(self) -> bool:
+        """Whether no sum is nan or inf."""
+        return all(math.isfinite(float(g.sum())) for g in self.gradient.values())
+
+    def finished(self) -> Any:
+        """What `take` is given, by role."""
         return {role: WeightGradients(g, self.fisher.get(role)) for role, g in self.gradient.items()}
 
 
 @dataclass
-class _Precision:
+class Precision:
     """How a pass computes: in which dtype the layers are held, under which autocast, with which loss scale."""
 
     dtype: torch.dtype
@@ -71,7 +76,7 @@ class _Precision:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, walk: Walk) -> "_Precision":
+    def of(cls, walk: Walk) -> "Precision":
         """float16 weights are held as float32, a layer at a time: their gradients underflow in float16."""
         if walk.dtype != torch.float16:
             return cls(walk.dtype)
@@ -112,15 +117,15 @@ def weight_gradients(
     if not wanted:
         return
     batch = micro_batch(batch_size, windows.shape[1], fisher, body.device)
-    finite(
+    run_backwards(
         Walk.over(body, windows, batch),
-        lambda walk, precision: _Gradients(walk, wanted, precision, fisher, take, progress),
+        lambda walk, precision: Backwards(walk, wanted, precision, take, progress, fisher=fisher),
     )
 
 
-def finite(walk: Walk, pass_of: Callable[[Walk, "_Precision"], "_Gradients"]) -> None:
+def run_backwards(walk: Walk, pass_of: Callable[[Walk, Precision], "Backwards"]) -> None:
     """Run a backward pass, again with a smaller loss scale where float16 overflowed. NumericalError on nan or inf."""
-    precision = _Precision.of(walk)
+    precision = Precision.of(walk)
     walk.dtype = precision.dtype
     while True:
         try:
@@ -138,13 +143,19 @@ def finite(walk: Walk, pass_of: Callable[[Walk, "_Precision"], "_Gradients"]) ->
 
 
 @dataclass
-class _Gradients:
+class Backwards:
+    """One backward pass over all windows that asks for gradients by the weights of the wanted roles of each layer.
+
+    Subclasses ask for something else: `asked` are the tensors, `take_in` is given their gradients.
+    """
+
     walk: Walk
     wanted: Mapping[int, Sequence[str]]
-    precision: _Precision
-    fisher: bool
-    take: Take
+    precision: Precision
+    take: Callable[[int, Any], None]
     progress: Callable[[float], None]
+    fisher: bool = False
+    by_outputs: ClassVar[bool] = False  # the tensors asked for are made by a layer, from its inputs
 
     def run(self) -> None:
         windows, body = self.walk.windows, self.walk.body
@@ -157,7 +168,7 @@ class _Gradients:
             self.progress(len(windows) * min((done + share) / total, 1.0))
 
         for group in groups:
-            sums: dict[int, _Sums] = {index: _Sums() for index in group}
+            sums: dict[int, Sums] = {index: self.empty() for index in group}
             for place, chunk in enumerate(chunks):
                 last = place == len(chunks) - 1
                 self._chunk(chunk, group, sums, last, tell)
@@ -182,7 +193,7 @@ class _Gradients:
         held = 0.0
         for index in sorted(self.wanted, reverse=True):
             matrices = body.family.matrices(layers[index])
-            size = sum(matrices[role].weight.numel() for role in self.wanted[index]) * (8 if self.fisher else 4)
+            size = sum(self.held_bytes(matrices[role]) for role in self.wanted[index])
             if not groups or held + size > limit:
                 groups.append([])
                 held = 0.0
@@ -191,7 +202,7 @@ class _Gradients:
         return groups
 
     def _chunk(
-        self, windows: Tensor, group: list[int], sums: dict[int, _Sums], last: bool, tell: Callable[[float], None]
+        self, windows: Tensor, group: list[int], sums: dict[int, Sums], last: bool, tell: Callable[[float], None]
     ) -> None:
         """One chunk of windows forwards through all layers, then backwards to the lowest layer of the group."""
         walk, lowest = self.walk, min(group)
@@ -219,7 +230,8 @@ class _Gradients:
                 into = sums.get(index) if index in group else None
                 self._backwards(index, layer, entering.pop(index), gradients, shares, into, index > lowest, tick)
                 if into is not None and last:
-                    self._check(into)
+                    if not into.finite():
+                        raise _NotFinite
                     self.take(index, into.finished())
                     del sums[index]
 
@@ -230,7 +242,7 @@ class _Gradients:
         entering: list[Tensor],
         gradients: list[Tensor],
         shares: list[float],
-        into: _Sums | None,
+        into: Sums | None,
         further: bool,
         tick: Callable[[int], None],
     ) -> None:
@@ -238,40 +250,63 @@ class _Gradients:
         working = self.walk.at_work(layer)
         matrices = self.walk.body.family.matrices(working)
         wanted: dict[str, Matrix] = {role: matrices[role] for role in self.wanted[index]} if into is not None else {}
-        weights = list({id(each.linear): each.linear.weight for each in wanted.values()}.values())
         before = [(parameter, parameter.requires_grad) for parameter in working.parameters()]
         for parameter, _ in before:
             parameter.requires_grad_(False)
-        for weight in weights:
-            weight.requires_grad_(True)
         try:
-            for i, hidden in enumerate(entering):
-                with torch.enable_grad(), self.precision.context():
-                    hidden = hidden.detach().requires_grad_(further)
-                    output = self.walk.run(index, working, hidden)
-                sources = [*weights, *([hidden] if further else [])]
-                found = torch.autograd.grad(output, sources, gradients[i].to(output.dtype)) if sources else ()
-                if further:
-                    gradients[i] = found[-1]
-                if into is not None:
-                    self._take_in(into, wanted, dict(zip(map(id, weights), found, strict=False)), shares[i])
-                entering[i] = hidden.new_empty(0)
-                tick(3)
+            with self.watching(wanted):
+                for i, hidden in enumerate(entering):
+                    with torch.enable_grad(), self.precision.context():
+                        hidden = hidden.detach().requires_grad_(further or (self.by_outputs and into is not None))
+                        output = self.walk.run(index, working, hidden)
+                    asked = self.asked(wanted)
+                    sources = [*asked, *([hidden] if further else [])]
+                    found = torch.autograd.grad(output, sources, gradients[i].to(output.dtype)) if sources else ()
+                    if further:
+                        gradients[i] = found[-1]
+                    if into is not None:
+                        self.take_in(into, wanted, found[: len(asked)], shares[i])
+                    entering[i] = hidden.new_empty(0)
+                    tick(3)
         finally:
             for parameter, flag in before:
                 parameter.requires_grad_(flag)
 
-    def _take_in(self, into: _Sums, wanted: Mapping[str, Matrix], found: Mapping[int, Tensor], share: float) -> None:
+    # --- what is asked for
+
+    def empty(self) -> Sums:
+        """Sums of one layer before the first window."""
+        return Sums()
+
+    def held_bytes(self, matrix: Matrix) -> int:
+        """What the sums of one matrix take."""
+        return matrix.weight.numel() * (8 if self.fisher else 4)
+
+    @contextmanager
+    def watching(self, wanted: Mapping[str, Matrix]) -> Iterator[None]:
+        """While open, a layer runs so that what is asked of it can be differentiated by."""
+        for matrix in wanted.values():
+            matrix.linear.weight.requires_grad_(True)
+        yield
+
+    def asked(self, wanted: Mapping[str, Matrix]) -> list[Tensor]:
+        """Tensors to differentiate by after one batch went through the layer."""
+        return list({id(each.linear): each.linear.weight for each in wanted.values()}.values())
+
+    def take_in(self, into: Sums, wanted: Mapping[str, Matrix], found: Sequence[Tensor], share: float) -> None:
+        """Add the gradients by what was `asked`; `share` is the batch's share of all windows."""
+        by_weight = dict(zip((id(each) for each in self.asked(wanted)), found, strict=True))
         for role, matrix in wanted.items():
-            g = found[id(matrix.linear.weight)][matrix.rows].float()
+            g = by_weight[id(matrix.linear.weight)][matrix.rows].float()
             if self.precision.scale != 1.0:
                 g = g / self.precision.scale
             into.add(role, g, share, self.fisher)
 
-    @staticmethod
-    def _check(sums: _Sums) -> None:
-        if not all(math.isfinite(float(g.sum())) for g in sums.gradient.values()):
-            raise _NotFinite
+    def draws(self, tokens: Tensor) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """Uniform numbers (B, T − 1) for losses on drawn tokens; None for losses on the text's own."""
+        return None
+
+    # --- head
 
     def _from_the_head(
         self, batches: Sequence[Tensor], windows: Tensor, tick: Callable[[int], None]
@@ -282,7 +317,7 @@ class _Gradients:
                 gradient = torch.zeros_like(hidden)
                 flat = torch.zeros_like(hidden[:, :-1]).flatten(0, 1)
                 with torch.enable_grad(), self.precision.context():
-                    for rows, states, loss in head.loss_sums(hidden, tokens):
+                    for rows, states, loss in head.loss_sums(hidden, tokens, self.draws(tokens)):
                         if not math.isfinite(loss.item()):
                             raise _NotFinite
                         (flat[rows],) = torch.autograd.grad(loss * (self.precision.scale / len(flat)), states)

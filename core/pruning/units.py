@@ -23,6 +23,7 @@ from core.models.sizes import PART_MATRICES, LayerSizes
 
 if TYPE_CHECKING:
     from core.pruning.calibration import InputStats
+    from core.pruning.curvature import Curvature
 
 Part = Literal["attention", "mlp"]
 Unit = Literal["KV group", "query head", "MLP channel"]
@@ -81,7 +82,8 @@ class Member:
 class Structure:
     """All weight matrices that share the units of one part of one decoder layer.
 
-    `read` are statistics of what the units hand to the matrix that reads them (o or down): X (tokens, channels).
+    `read` are statistics of what the units hand to the matrix that reads them (o or down): X (tokens, channels);
+    `curved` is the curvature of the loss there.
     """
 
     layer: int
@@ -90,6 +92,7 @@ class Structure:
     units: int
     members: tuple[Member, ...]
     read: "InputStats | None" = None
+    curved: "Curvature | None" = None
 
     @property
     def reader(self) -> Member:
@@ -104,6 +107,15 @@ class Structure:
                 f"no inputs were gathered for {self.reader.role}: the method must be registered with needs inputs"
             )
         return self.read
+
+    @property
+    def curvature(self) -> "Curvature":
+        """Of the loss at what the reader makes; only for methods that declare `needs` curvature."""
+        if self.curved is None:
+            raise ValueError(
+                f"no curvature was gathered for {self.reader.role}: the method must be registered with needs curvature"
+            )
+        return self.curved
 
     def per_unit(self, channels: Tensor) -> Tensor:
         """Sum scores of the reader's columns (in,) to (units,): a unit's columns are one contiguous block."""
@@ -145,13 +157,14 @@ def structure(
     matrices: Mapping[str, Matrix],
     gradients: Mapping[str, WeightGradients] | None = None,
     read: "InputStats | None" = None,
+    curved: "Curvature | None" = None,
 ) -> Structure:
     """The coupled structure of one part of a layer. `matrices` and `gradients` go by role."""
     unit, known = unit_of(part, heads), gradients or {}
     members = [Member(role, 0, matrices[role], known.get(role)) for role in _ROWS[unit]]
     column = _COLUMNS[unit]
     members.append(Member(column, 1, matrices[column], known.get(column)))
-    return Structure(layer, part, unit, count_units(unit, sizes), tuple(members), read)
+    return Structure(layer, part, unit, count_units(unit, sizes), tuple(members), read, curved)
 
 
 def reader_role(part: str) -> str:

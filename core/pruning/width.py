@@ -11,6 +11,7 @@ from core.models.sizes import LayerSizes
 from core.models.surgery import Kept
 from core.pruning.allocation import global_sizes
 from core.pruning.calibration import InputStats
+from core.pruning.curvature import Curvature, curvatures
 from core.pruning.gradients import weight_gradients
 from core.pruning.job import Job, parts_cut
 from core.pruning.reconstruction import Refit
@@ -83,6 +84,8 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _computed(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
+    if "curvature" in job.needs:
+        return _from_curvature(job, wanted)
     if job.needs & {"gradients", "fisher"}:
         return _from_gradients(job, wanted)
     if job.needs:
@@ -118,6 +121,31 @@ def _from_gradients(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
     return scores
 
 
+def _from_curvature(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
+    assert job.windows is not None
+    total = len(job.windows)
+    scores: dict[Key, Tensor] = {}
+    roles: dict[int, list[str]] = {}
+    for index, part in wanted:
+        roles.setdefault(index, []).append(reader_role(part))
+
+    def take(index: int, found: Mapping[str, Curvature]) -> None:
+        layer = job.body.layers()[index]
+        for key in wanted:
+            if key[0] == index:
+                scores[key] = _score(job, *key, layer, curved=found[reader_role(key[1])])
+
+    curvatures(
+        job.body,
+        roles,
+        job.windows,
+        take,
+        batch_size=job.pruning.calibration.batch_size,
+        progress=lambda done: job.calibrated(done / total),
+    )
+    return scores
+
+
 def _from_inputs(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:
     """From the dense model's own inputs of o and down, one pass."""
     stream = job.enter(0.01)
@@ -143,11 +171,16 @@ def _score(
     layer: nn.Module,
     gradients: Mapping[str, WeightGradients] | None = None,
     read: InputStats | None = None,
+    curved: Curvature | None = None,
 ) -> Tensor:
     """One score per unit (units,) of a part of a layer, on the CPU."""
     sizes = job.plan.before.layers[index]
-    units = structure(index, part, job.pruning.heads, sizes, job.matrices(layer), gradients, read)
-    scores = job.call(index, part, structure=units)
+    units = structure(index, part, job.pruning.heads, sizes, job.matrices(layer), gradients, read, curved)
+
+    def warn(message: str) -> None:
+        job.warnings.append(f"Layer {index}, {part}: {message}")
+
+    scores = job.call(index, part, structure=units, warn=warn)
     return checked(scores, (units.units,), job.method.name, f"layer {index}, {part}").detach().cpu()
 
 
