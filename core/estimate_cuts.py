@@ -31,6 +31,8 @@ BACKWARD = 3
 REFIT_PASSES = 3
 STORED, SUMMED = 0.15, 0.85  # limits of core/pruning/gradients.py, as shares of the weights' bytes
 BACKWARD_TOKENS = {"cpu": 2048, "cuda": 4096}
+BACKWARDS = {"gradients", "fisher", "curvature"}
+"""Needs that take a backward pass."""
 STREAM_SHARE = 0.6  # of free memory: core/models/streaming.py
 
 
@@ -46,7 +48,7 @@ def cut_seconds(work: Work) -> dict[str, float]:
     below, through = range(cut.selected[0]), range(cut.selected[-1] + 1)
     if pruning.allocation == "owl":
         seconds["calibrate"] += _through(work, through)
-    if work.needs & {"gradients", "fisher"}:
+    if work.needs & BACKWARDS:
         seconds["calibrate"] += _gradient_seconds(work)
     elif "loss" in work.needs:
         seconds["calibrate"] += _greedy_seconds(work)
@@ -55,7 +57,7 @@ def cut_seconds(work: Work) -> dict[str, float]:
         seconds["prune"] += 2 * _through(work, cut.selected)  # each layer runs before and after its cut
     elif work.needs:
         seconds["calibrate"] += _through(work, through)
-    gram = _gram_seconds(work) if "gram" in work.needs else 0.0
+    gram = _gram_seconds(work) if work.needs & {"gram", "curvature"} else 0.0
     seconds["prune" if cut.kind == "mask" else "calibrate"] += gram
     if cut.kind == "mask" and not (work.method and work.method.rewrites):
         seconds["prune"] += len(cut.selected) / work.before.n_layers * work.before.params / WEIGHTS_A_SECOND
@@ -125,12 +127,20 @@ def _gram_seconds(work: Work, roles: Iterable[str] = ()) -> float:
     tokens, flops = _tokens(work), 0.0
     for layer in cut.selected:
         shapes = work.before.matrix_shapes(layer)
-        for role in readers:
-            flops += tokens * shapes[role][1] ** 2
+        for rows, columns in (shapes[role] for role in readers):
+            flops += tokens * (columns**2 + (rows**2 if "curvature" in work.needs else 0))
         inverses = sum(3.0 * shapes[role][1] ** 3 for role in readers)
         matrices = shapes.values() if cut.kind == "mask" else [shapes[role] for role in readers]
-        flops += (inverses + sum(rows * columns**2 for rows, columns in matrices)) / SOLVING
+        flops += (inverses + _turns(work) * sum(rows * columns**2 for rows, columns in matrices)) / SOLVING
     return flops / flops_a_second(work.device, "float32")
+
+
+def _turns(work: Work) -> float:
+    """How often each weight is looked at anew: by methods that go round in turns, as their options say."""
+    if work.method is None or work.experiment.pruning is None:
+        return 1.0
+    options = work.method.options(**work.experiment.pruning.options)
+    return 1.0 + 2.0 * (getattr(options, "iterations", 0) + 2 * getattr(options, "refinements", 0)) * SOLVING
 
 
 # --- memory
@@ -147,13 +157,13 @@ def cut_bytes(work: Work) -> int:
     if not pruning.reads_text:
         return total
     hidden = _tokens(work) * work.before.hidden_size * element
-    if work.needs & {"gradients", "fisher"}:
+    if work.needs & BACKWARDS:
         tokens = max(pruning.calibration.length, _micro_batch(work) * pruning.calibration.length)
         total += _gradient_bytes(work) + 2 * activation_bytes(work, tokens) + 4 * LOGIT_BYTES["cpu"]
     else:
         streams = 4 if "loss" in work.needs else 2
         total += streams * hidden + activation_bytes(work, TOKENS_A_PASS[work.device.kind])
-    if "gram" in work.needs or pruning.reconstruct:
+    if work.needs & {"gram", "curvature"} or pruning.reconstruct:
         widest = max(shape[1] for i in work.plan.selected for shape in work.before.matrix_shapes(i).values())
         total += 4 * 4 * widest**2
     if pruning.reconstruct:
@@ -184,8 +194,11 @@ def _micro_batch(work: Work) -> int:
 
 
 def _summed(work: Work, layer: int) -> int:
-    """Bytes of one layer's gradients in float32, and of their squares."""
-    weights = sum(rows * columns for rows, columns in work.before.matrix_shapes(layer).values())
+    """Bytes of one layer's gradients in float32, and of their squares; or of the moments that make a curvature."""
+    shapes = work.before.matrix_shapes(layer)
+    if "curvature" in work.needs:
+        return sum(4 * (rows**2 + columns**2) for rows, columns in (shapes["o"], shapes["down"]))
+    weights = sum(rows * columns for rows, columns in shapes.values())
     return weights * (8 if "fisher" in work.needs else 4)
 
 

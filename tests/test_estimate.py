@@ -7,6 +7,7 @@ from core.device import DeviceInfo
 from core.experiment import Experiment
 from core.models.plans import plan
 from core.models.sizes import Architecture, LayerSizes
+from core.pruning.registry import methods
 
 CPU = DeviceInfo("cpu", 0, "a processor", 16 << 30, 8 << 30)
 H200 = DeviceInfo("cuda", 0, "H200", 140 << 30, 139 << 30, (9, 0))
@@ -89,6 +90,25 @@ def test_gram_matrices_and_solves_make_sparsegpt_dearer_than_wanda():
         for layers in ([5, 5], None)
     )
     assert all_layers == pytest.approx(30 * one_layer)
+
+
+def test_methods_that_go_round_in_turns_cost_as_their_options_say():
+    def seconds(**options):
+        return estimate.stage_seconds(work(pruning={"method": "admm", "options": options}))["prune"]
+
+    once, few, many = (seconds(iterations=n, refinements=0) for n in (1, 11, 21))
+    assert many - few == pytest.approx(few - once)
+    assert few > 1.1 * once
+    assert seconds(iterations=1, refinements=5) > 1.1 * once
+
+
+@pytest.mark.skipif("obs" not in methods(), reason="no method asks for a curvature yet")
+def test_a_curvature_takes_a_backward_pass_and_moments_of_inputs_and_outputs():
+    backward, forward = ({"method": "obs", "options": {"metric": metric}} for metric in ("output", "identity"))
+    assert added("calibrate", **backward) > 3 * added("calibrate", method="flap")
+    assert added("calibrate", **backward) > added("calibrate", **forward)
+    o, down = (576, 576), (576, 1536)
+    assert estimate_cuts._summed(work(pruning=backward), 3) == 4 * sum(r**2 + c**2 for r, c in (o, down))
 
 
 def test_calibration_is_faster_where_the_processor_has_bfloat16(monkeypatch):
