@@ -27,6 +27,8 @@ MODEL = {"target": "model", "round_to": 32}
 MLPS = {**MODEL, "parts": ("mlp",)}
 STRUCTURED = {"method": "wanda_structured", **MLPS, "reconstruct": True}
 GLOBAL = {"allocation": "global"}
+MEASURED = {"allocation": "measured"}
+OBS = {"method": "obs", "reconstruct": True}
 CASES: dict[str, dict[str, Any]] = {
     "magnitude 50 %": {"method": "magnitude", **ALL},
     "wanda 50 %": {"method": "wanda", **ALL},
@@ -49,11 +51,20 @@ CASES: dict[str, dict[str, Any]] = {
     "flap, MLPs, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, "reconstruct": True},
     "flap, MLPs, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
     "flap, global, refit, 77.8 %": {"method": "flap", "ratio": 0.222, **MODEL, **GLOBAL, "reconstruct": True},
+    "obs, MLPs, 77.8 %": {"method": "obs", "ratio": 0.222, **MLPS},
+    "obs, MLPs, refit, 77.8 %": {**OBS, **MLPS, "ratio": 0.222},
+    "obs, MLPs, global, refit, 77.8 %": {**OBS, **MLPS, **GLOBAL, "ratio": 0.222},
+    "obs, MLPs, measured, refit, 77.8 %": {**OBS, **MLPS, **MEASURED, "ratio": 0.222},
+    "obs, measured, refit, 77.8 %": {**OBS, **MODEL, **MEASURED, "ratio": 0.222},
     "taylor, MLPs, global, refit, 77.8 %": {"method": "taylor", "ratio": 0.222, **MLPS, **GLOBAL, "reconstruct": True},
     "taylor first, MLPs, refit, 91.3 %": {"method": "taylor", "ratio": 0.087, **MLPS, "reconstruct": True},
     "wanda structured, MLPs, refit, 91.3 %": {**STRUCTURED, "ratio": 0.087},
     "flap, MLPs, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, "reconstruct": True},
     "flap, MLPs, global, refit, 91.3 %": {"method": "flap", "ratio": 0.087, **MLPS, **GLOBAL, "reconstruct": True},
+    "obs, MLPs, refit, 91.3 %": {**OBS, **MLPS, "ratio": 0.087},
+    "obs, MLPs, global, refit, 91.3 %": {**OBS, **MLPS, **GLOBAL, "ratio": 0.087},
+    "obs, MLPs, measured, refit, 91.3 %": {**OBS, **MLPS, **MEASURED, "ratio": 0.087},
+    "obs, measured, refit, 91.3 %": {**OBS, **MODEL, **MEASURED, "ratio": 0.087},
     "hidden l2, 77.8 %": {"method": "hidden", "ratio": 0.222, "target": "model", "options": {"criterion": "l2"}},
     "hidden taylor, 77.8 %": {
         "method": "hidden", "ratio": 0.222, "target": "model", "options": {"criterion": "taylor"},

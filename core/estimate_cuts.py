@@ -29,6 +29,9 @@ SOLVING = 0.4
 BACKWARD = 3
 """Running a layer again and backwards through it, in forward passes."""
 REFIT_PASSES = 3
+MEASURED_TOKENS = {"cpu": 1024, "cuda": 8192}
+CUTS_MEASURED = 4
+"""Of each part of each layer, and the text they are measured on: core/pruning/measured.py."""
 STORED, SUMMED = 0.15, 0.85  # limits of core/pruning/gradients.py, as shares of the weights' bytes
 BACKWARD_TOKENS = {"cpu": 2048, "cuda": 4096}
 BACKWARDS = {"gradients", "fisher", "curvature"}
@@ -48,6 +51,8 @@ def cut_seconds(work: Work) -> dict[str, float]:
     below, through = range(cut.selected[0]), range(cut.selected[-1] + 1)
     if pruning.allocation == "owl":
         seconds["calibrate"] += _through(work, through)
+    elif pruning.allocation == "measured":
+        seconds["calibrate"] += _measuring_seconds(work)
     if work.needs & BACKWARDS:
         seconds["calibrate"] += _gradient_seconds(work)
     elif "loss" in work.needs:
@@ -117,6 +122,19 @@ def _greedy_seconds(work: Work) -> float:
     passes = sum((n - layer) * (1 - taken / len(cut.selected)) for taken in range(rounds) for layer in cut.selected)
     questions = sum(len(cut.selected) - taken for taken in range(rounds)) + 1
     return (n + passes) * one + questions * _head(work)
+
+
+def _measuring_seconds(work: Work) -> float:
+    """Each cut runs the layers above it and half of the head, over a few windows; a refit sums over all of them."""
+    pruning, cut = work.experiment.pruning, work.plan
+    assert pruning is not None
+    assert cut is not None
+    n = work.before.n_layers
+    one = _through(work, range(n)) / n
+    share = min(1.0, MEASURED_TOKENS[work.device.kind] / _tokens(work))
+    cuts = CUTS_MEASURED * len(pruning.parts)
+    seconds = share * cuts * sum((n - layer) * one + _head(work) / 2 for layer in cut.selected)
+    return seconds + (n * one + _gram_seconds(work, ("o", "down")) if pruning.reconstruct else 0.0)
 
 
 def _gram_seconds(work: Work, roles: Iterable[str] = ()) -> float:

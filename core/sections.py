@@ -111,9 +111,9 @@ class Pruning(Section):
         "unstructured",
         description="Where zeros may stand: anywhere, or a fixed number in every group of consecutive inputs.",
     )
-    allocation: Literal["uniform", "global", "owl"] = Field(
+    allocation: Literal["uniform", "global", "measured", "owl"] = Field(
         "uniform",
-        description="How the ratio is shared over the layers. uniform: the same in each; global (width): one ranking over all layers; owl (mask): layers with more outliers lose less.",
+        description="How the ratio is shared over the layers. uniform: the same in each; global (width): one ranking over all layers; measured (width): each layer is cut alone, and what that costs on calibration text decides; owl (mask): layers with more outliers lose less.",
     )
     same_sizes: bool = Field(
         False,
@@ -167,7 +167,7 @@ class Pruning(Section):
         """Whether anything about this cut looks at calibration text: the method, the allocation or the refit."""
         from core.pruning.registry import get
 
-        return get(self.method).calibrated(self.options) or self.reconstruct or self.allocation == "owl"
+        return get(self.method).calibrated(self.options) or self.reconstruct or self.allocation in ("owl", "measured")
 
     def _fitting_allocation(self, kind: str, calibrated: bool) -> None:
         allowed = ALLOCATIONS.get(kind, ("uniform",))
@@ -212,7 +212,7 @@ _APPLIES: dict[str, frozenset[str]] = {
     "parts": frozenset({"width", "mask"}),
     "allocation": frozenset({"width", "mask"}),
 }
-ALLOCATIONS: dict[str, tuple[str, ...]] = {"width": ("uniform", "global"), "mask": ("uniform", "owl")}
+ALLOCATIONS: dict[str, tuple[str, ...]] = {"width": ("uniform", "global", "measured"), "mask": ("uniform", "owl")}
 
 
 def inapplicable(kind: str) -> list[str]:

@@ -113,7 +113,7 @@ def global_sizes(
         for _, layer, part, size in steps:
             if left < (channel + 1) // 2:
                 break
-            smaller = _shrunk(sizes[layer], part, size, heads)
+            smaller = shrunk(sizes[layer], part, size, heads)
             taken = cost(layer, smaller)
             if 0 < taken < 2 * left if overshoots else 0 < taken <= left:
                 sizes[layer] = smaller
@@ -158,7 +158,8 @@ def _steps(
     return found
 
 
-def _shrunk(sizes: LayerSizes, part: str, left: int, heads: str) -> LayerSizes:
+def shrunk(sizes: LayerSizes, part: str, left: int, heads: str) -> LayerSizes:
+    """Sizes of a layer whose MLP keeps `left` channels, or whose attention `left` KV groups or heads of each group."""
     if part == "mlp":
         return LayerSizes(sizes.heads, sizes.kv_heads, left)
     if heads == "kv_groups":

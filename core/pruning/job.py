@@ -48,6 +48,7 @@ class Job:
     reports: dict[int, LayerReport] = field(default_factory=dict)
     removed_layers: tuple[int, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    span: tuple[float, float] = (0.0, 1.0)  # of the calibration, that is told of next
     _share: float = 0.0
 
     @cached_property
@@ -76,7 +77,8 @@ class Job:
         """Tell how much of the calibration is done, 0 to 1; it never goes back where there are several passes."""
         assert self.windows is not None
         total = len(self.windows)
-        self._share = max(self._share, min(share, 1.0))
+        start, stop = self.span
+        self._share = max(self._share, start + (stop - start) * min(share, 1.0))
         self.calibrate_progress(total * self._share, total, "windows")
 
     def call(self, layer: int, name: str, **offered: Any) -> Any:

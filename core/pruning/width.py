@@ -14,16 +14,21 @@ from core.pruning.calibration import InputStats
 from core.pruning.curvature import Curvature, curvatures
 from core.pruning.gradients import weight_gradients
 from core.pruning.job import Job, parts_cut
+from core.pruning.measured import measured_sizes
 from core.pruning.reconstruction import Refit
 from core.pruning.scores import checked, keep_best, keep_best_in_groups
 from core.pruning.units import WeightGradients, member_roles, reader_role, structure, unit_of
 
 Key = tuple[int, str]  # layer, part
+_SCORING = 0.3  # of the time until all is chosen, where costs of cuts are measured, too
 
 
 def width(job: Job) -> None:
     """Cut every layer that loses units; the model's config says the new sizes afterwards."""
+    measured = job.pruning.allocation == "measured"
+    job.span = (0.0, _SCORING) if measured else (0.0, 1.0)
     scores = importances(job)
+    job.span = (_SCORING, 1.0) if measured else (0.0, 1.0)
     kept = choose(job, scores)
     if job.pruning.reconstruct and kept:
         Refit(job, kept).run()
@@ -188,9 +193,11 @@ def _score(
 
 
 def choose(job: Job, scores: Mapping[Key, Tensor]) -> dict[int, Kept]:
-    """What stays of each layer that loses units: as many of the best as the plan, or one ranking over all, says."""
+    """What stays of each layer that loses units: as many of the best as plan, ranking over all or measurement says."""
     if job.pruning.allocation == "uniform":
         after = {each.layer: each.after for each in job.plan.cuts if parts_cut(each)}
+    elif job.pruning.allocation == "measured":
+        after = measured_sizes(job, lambda i, sizes: _stays(job, i, job.plan.before.layers[i], sizes, scores))
     else:
         after = global_sizes(
             job.plan.before,

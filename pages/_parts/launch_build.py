@@ -8,7 +8,7 @@ from core.errors import ExperimentError
 from core.experiment import ALLOCATIONS, Experiment, inapplicable
 from pages._parts.launch_state import DENSE, FILE, chosen_names
 
-Values = Mapping[str, Any]
+Values = Mapping[Any, Any]
 MOST_RUNS = 24
 
 
@@ -77,7 +77,7 @@ def allocations(chosen: Iterable[Any], values: Values) -> dict[str, tuple[str, .
 
 def reads_text(method: Any, values: Values) -> bool:
     """Whether anything about this method's cut looks at calibration text: itself, the allocation or the refit."""
-    if method.kind == "width" and values["launch_reconstruct"]:
+    if method.kind == "width" and (values["launch_reconstruct"] or values["launch_allocation_width"] == "measured"):
         return True
     return _reads(method, values)
 

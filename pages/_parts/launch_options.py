@@ -67,15 +67,15 @@ def _word(choice: object) -> str:
 
 def _limits(field: Any, kind: type) -> tuple[Any, Any, Any]:
     """Lowest and highest value as the type says, and a step. A bound that is itself excluded is refused in words."""
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     for rule in field.metadata:
         for name in ("ge", "gt", "le", "lt", "multiple_of"):
             if getattr(rule, name, None) is not None:
                 found[name] = kind(getattr(rule, name))
     low, high = found.get("ge", found.get("gt")), found.get("le", found.get("lt"))
     if kind is int:
-        low = low + 1 if "gt" in found and "ge" not in found else low
-        high = high - 1 if "lt" in found and "le" not in found else high
+        low = found["gt"] + 1 if "gt" in found and "ge" not in found else low
+        high = found["lt"] - 1 if "lt" in found and "le" not in found else high
         return low, high, found.get("multiple_of", 1)
     default = abs(float(field.default)) if isinstance(field.default, int | float) and field.default else 0.1
     return low, high, 10.0 ** (math.ceil(math.log10(default)) - 1)

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from core.experiment import BUILTIN_MODEL, SEVEN_TASKS, Experiment
+from core.sections import ALLOCATIONS
 from core.service import Service
 
 DENSE = ""  # the method that is none: judge the model as it is
@@ -151,8 +152,8 @@ def from_pruning(pruning: Mapping[str, Any], last_layer: int) -> dict[str, Any]:
         "launch_method": method,
         "launch_layers": tuple(pruning.get("layers") or (0, last_layer)),
         "launch_options": {method: dict(pruning.get("options", {}))},
-        "launch_allocation_width": "global" if allocation == "global" else "uniform",
-        "launch_allocation_mask": "owl" if allocation == "owl" else "uniform",
+        "launch_allocation_width": allocation if allocation in ALLOCATIONS["width"] else "uniform",
+        "launch_allocation_mask": allocation if allocation in ALLOCATIONS["mask"] else "uniform",
     }
     if "ratio" in pruning:
         found["launch_ratio"] = round(100 * pruning["ratio"])

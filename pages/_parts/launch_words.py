@@ -25,6 +25,7 @@ TARGETS = {"selected": "of these layers", "model": "of the whole model"}
 ALLOCATIONS = {
     "uniform": "The same in each layer",
     "global": "One ranking over all layers",
+    "measured": "By what each cut costs, measured",
     "owl": "Less where outliers are (OWL)",
 }
 
