@@ -246,14 +246,16 @@ def _custom(rows: pd.DataFrame, quality: Quality) -> list[list[str]]:
 
 def _hover(row: pd.Series, quality: Quality) -> str:
     lines = [f"<b>{safe(row['label'])}</b>", f"{safe(quality.label)}  {measured(row['value'], row['stderr'], quality)}"]
-    if row["kind"] != "dense":
+    if row["kind"] == "quantised":
+        lines.append("the dense model, its weights rounded")
+    elif row["kind"] != "dense":
         lines.append(f"{safe(row['series'])}, ratio {percent(row['ratio'])}")
         done = "zeroed" if row["kind"] == "mask" else "removed"
         lines.append(
             f"{percent(row['removed'])} of the whole model {done}, {row['parameters'] / 1e6:,.1f} M parameters"
         )
-        if math.isfinite(row["delta"]):
-            lines.append(f"against dense  {measured(row['delta'], row['delta_stderr'], quality, sign=True)}")
+    if row["kind"] != "dense" and math.isfinite(row["delta"]):
+        lines.append(f"against dense  {measured(row['delta'], row['delta_stderr'], quality, sign=True)}")
     details = protocol_words(row["protocol"])
     count = f", n = {int(row['n']):,}" if pd.notna(row["n"]) else ""
     lines.append(safe(f"{details}{count}".strip(", ")))

@@ -246,13 +246,14 @@ _POINT_COLUMNS = [
 def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Per run: run_id, label (unique among the runs), name, series, method, kind, ratio, removed, parameters."""
     dense = runs["method"].isna()
+    quantised = runs["kind"].eq("quantised")
     about = pd.DataFrame(
         {
             "run_id": runs["id"].astype(str),
             "name": runs["name"].fillna("").astype(str),
             "method": runs["method"].where(~dense, "dense").astype(str),
             "kind": runs["kind"].where(~dense, "dense").astype(str),
-            "ratio": pd.to_numeric(runs["ratio"], errors="coerce").where(~dense, 0.0),
+            "ratio": pd.to_numeric(runs["ratio"], errors="coerce").where(~(dense | quantised), 0.0),
             "removed": pd.to_numeric(runs["achieved_model_ratio"], errors="coerce").where(~dense, 0.0),
             "parameters": pd.to_numeric(runs["params_after"], errors="coerce"),
         }
@@ -266,7 +267,9 @@ def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -
 
 
 def _percent(ratio: pd.Series, kind: pd.Series) -> pd.Series:
-    return pd.Series(["" if k == "dense" else f" {r:.0%}".replace("%", " %") for r, k in zip(ratio, kind, strict=True)])
+    whole = ("dense", "quantised")
+    shares = ["" if k in whole else f" {r:.0%}".replace("%", " %") for r, k in zip(ratio, kind, strict=True)]
+    return pd.Series(shares)
 
 
 def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[str]:

@@ -30,8 +30,9 @@ def comparison_table(table: pd.DataFrame, chosen: Sequence[Quality]) -> tuple[pd
     texts = numbers.astype(object)
     dense = order["kind"] == "dense"
     masks = order["kind"] == "mask"
-    texts["Ratio"] = ["" if d else percent(r) for r, d in zip(order["ratio"], dense, strict=True)]
-    texts["Removed"] = ["" if d else _removed(r, m) for r, d, m in zip(order["removed"], dense, masks, strict=True)]
+    whole = dense | (order["kind"] == "quantised")
+    texts["Ratio"] = ["" if w else percent(r) for r, w in zip(order["ratio"], whole, strict=True)]
+    texts["Removed"] = ["" if w else _removed(r, m) for r, w, m in zip(order["removed"], whole, masks, strict=True)]
     texts["Parameters"] = [f"{p / 1e6:,.1f} M" if math.isfinite(p) else "–" for p in order["parameters"]]
     for quality in chosen:
         rows = table[table["quality"] == quality.key].set_index("run_id").reindex(order.index)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from core.errors import ExperimentError, NotAvailableError, Problem, UnknownNameError
 from core.experiment import Experiment, Pruning
+from core.models.gguf_layout import gguf_architecture, known_families
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import PART_MATRICES, Architecture
 
@@ -20,6 +21,7 @@ def check(experiment: Experiment, architecture: Architecture, *, foreign_code: b
     foreign_code: the model brings Python code of its own, which a cut model could not be saved with.
     """
     problems = [*_not_built_yet(experiment), *_texts(experiment, architecture)]
+    problems += _quantised(experiment, architecture)
     if experiment.pruning is not None:
         problems += _pruning(experiment.pruning, architecture)
         if foreign_code:
@@ -41,6 +43,16 @@ def require(experiment: Experiment, architecture: Architecture, *, foreign_code:
 def _not_built_yet(experiment: Experiment) -> Iterator[Problem]:
     if experiment.recovery is not None:
         yield Problem("recovery", f"Recovery ({experiment.recovery.kind}) is set.", LATER)
+
+
+def _quantised(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:
+    if experiment.model.quantised is not None and gguf_architecture(architecture) is None:
+        yield Problem(
+            "model.quantised",
+            f"No GGUF is written of this {architecture.model_type} model, so it cannot be judged in "
+            f"{experiment.model.quantised}.",
+            f"Leave quantisation out, or choose a model of {', '.join(known_families())}.",
+        )
 
 
 def _texts(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:

@@ -110,6 +110,27 @@ def info(device: str) -> DeviceInfo:
     return next((d for d in devices() if d.key == device), cpu())
 
 
+def nvml_handle(device: str) -> Any:
+    """NVML and its handle of a resolved CUDA device; None for the CPU and where there is no driver."""
+    nvml = _nvml()
+    if nvml is None or not device.startswith("cuda"):
+        return None
+    index = int(device.partition(":")[2] or 0)
+    visible = _visible(nvml.nvmlDeviceGetCount())
+    return (nvml, nvml.nvmlDeviceGetHandleByIndex(visible[index])) if index < len(visible) else None
+
+
+@cache
+def identity(device: str) -> str:
+    """A name of a resolved device that is the same in all processes: `cpu`, or a GPU's UUID."""
+    found = nvml_handle(device)
+    if found is None:
+        return device.replace(":", "-")
+    nvml, handle = found
+    uuid = nvml.nvmlDeviceGetUUID(handle)
+    return str(uuid.decode() if isinstance(uuid, bytes) else uuid)
+
+
 def resolve_dtype(wanted: str, device: str) -> str:
     """`auto` → float32 on a CPU, bfloat16 from compute capability 8.0, else float16."""
     if wanted != "auto":

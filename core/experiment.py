@@ -72,6 +72,20 @@ class Experiment(Section):
             raise ValueError("recovery is set, but pruning is empty: there is nothing to recover from")
         return self
 
+    @model_validator(mode="after")
+    def _quantised_is_a_baseline(self) -> Self:
+        if self.model.quantised is not None and self.pruning is not None:
+            raise ValueError(
+                f"model.quantised is {self.model.quantised}, and pruning is set: rounded weights are judged as a "
+                "baseline and are not pruned; leave one out"
+            )
+        return self
+
+    @property
+    def dense(self) -> bool:
+        """Whether the model is judged as it is: neither pruned nor quantised, so that others compare with it."""
+        return self.pruning is None and self.model.quantised is None
+
     @property
     def calibration_seed(self) -> int:
         """The seed that the calibration windows are drawn with."""
@@ -190,6 +204,8 @@ def canonical(experiment: Experiment, resolved: Resolved) -> dict[str, Any]:
     for name in ("name", "save_model", "device"):
         del data[name]
     data["model"] = {"fingerprint": resolved.model, "dtype": resolved.dtype, "device_type": resolved.device_type}
+    if experiment.model.quantised is not None:
+        data["model"]["quantised"] = experiment.model.quantised
     reference = Experiment().to_dict()
     pruning = experiment.pruning
     if pruning is not None:
@@ -220,4 +236,4 @@ def _seed_matters(experiment: Experiment) -> bool:
     if pruning is None:
         return False
     method = _method(pruning)
-    return method.seeded or (pruning.reads_text and pruning.calibration.seed is None)
+    return method.seeded_for(pruning.options) or (pruning.reads_text and pruning.calibration.seed is None)

@@ -53,5 +53,6 @@ def quick_look() -> list[Experiment]:
 def dense_like(experiment: Experiment) -> Experiment:
     """The dense model, judged as `experiment` is, but for fidelity, which compares with the dense model."""
     model = experiment.model.name.removeprefix("builtin:").rstrip("/").rpartition("/")[2]
-    changes = {"pruning": None, "recovery": None, "evaluation.fidelity": False, "name": f"{model}, dense"}
+    as_it_is = {"pruning": None, "recovery": None, "model.quantised": None}
+    changes = {**as_it_is, "evaluation.fidelity": False, "name": f"{model}, dense"}
     return experiment.with_changes(changes)

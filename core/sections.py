@@ -39,6 +39,15 @@ class ModelChoice(Section):
         False,
         description="Allow this model's folder to bring Python code that is executed when it is loaded. Off unless you have read that code.",
     )
+    quantised: Literal["q8_0", "q4_0"] | None = Field(
+        None,
+        description="Round the dense model's weights to this GGUF format (blocks of 32 with a common scale) and judge them as rounded: a baseline beside pruning. Empty: as they are.",
+    )
+
+    @property
+    def fine(self) -> "ModelChoice":
+        """The same model without quantisation."""
+        return self.model_copy(update={"quantised": None})
 
 
 class _Text(Section):
@@ -300,7 +309,8 @@ class Evaluation(Section):
         description="Measure how far the pruned model's next-token distribution is from the dense model's: KL divergence and top-1 agreement.",
     )
     speed: bool = Field(
-        True, description="Measure prefill and decode tokens/s and peak memory, dense and pruned in turn."
+        True,
+        description="Measure prefill and decode tokens/s, time to the first token and peak memory, dense and pruned in turn with the device to itself.",
     )
     batch_size: BatchSize = Field("auto", description="Sequences in one forward pass; auto fits it to the device.")
 

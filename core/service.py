@@ -368,7 +368,7 @@ class Service:
         taken = {setting.hash for setting in known}
         missing = []
         for setting in known:
-            if setting.experiment.pruning is None:
+            if setting.experiment.dense:
                 continue
             dense = previews.settle(presets.dense_like(setting.experiment))
             if dense.hash not in taken and not history.identical(self._store, dense.hash, (*ACTIVE, "COMPLETE")):

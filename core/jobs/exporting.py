@@ -109,7 +109,13 @@ def require_exportable(run: RunDirectory) -> bool:
     state = run.status().state
     if state is not State.COMPLETE:
         raise InputError(f"Run {run.id} is {state}, and only complete runs are exported.", "Choose another run.")
-    pruned = run.experiment().pruning is not None
+    experiment = run.experiment()
+    if experiment.model.quantised is not None:
+        raise InputError(
+            f"Run {run.id} judged the dense model in {experiment.model.quantised}; that file is in {run.model_dir}.",
+            "Export the run of the dense model for another form.",
+        )
+    pruned = experiment.pruning is not None
     if pruned and not (run.model_dir / "config.json").is_file():
         raise InputError(
             f"Run {run.id} kept no model (save_model was off, or the folder was removed).",

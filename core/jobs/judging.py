@@ -30,7 +30,7 @@ class _Models:
     def __init__(self, journal: Journal, setting: "Setting", dense: "LoadedModel | None") -> None:
         self.journal, self._setting = journal, setting
         self._dense = (dense.model, dense.tokenizer) if dense is not None else None
-        self._judged: tuple[Any, Any] | None = self._dense if setting.experiment.pruning is None else None
+        self._judged: tuple[Any, Any] | None = self._dense if setting.experiment.dense else None
 
     def judged(self) -> tuple[Any, Any]:
         """(model, tokenizer) as saved; for a dense run the dense model."""
@@ -39,7 +39,10 @@ class _Models:
 
             progress = self.journal.progress(task="load")
             place, how = self.journal.directory.model_dir, self._setting
-            self._judged = load_directory(place, device=how.device, dtype=how.dtype, progress=progress)
+            if how.experiment.model.quantised is not None:
+                self._judged = _rounded(place, how, progress)
+            else:
+                self._judged = load_directory(place, device=how.device, dtype=how.dtype, progress=progress)
         return self._judged
 
     def dense(self) -> Any:
@@ -52,6 +55,19 @@ class _Models:
             loaded = load(how.experiment.model, device=how.device, dtype=how.dtype, progress=progress)
             self._dense = (loaded.model, loaded.tokenizer)
         return self._dense[0]
+
+
+def _rounded(place: Path, how: "Setting", progress: Progress) -> tuple[Any, Any]:
+    """The dense model with the weights that the GGUF file in the run's folder `place` holds."""
+    from core.models.gguf_rounded import put_rounded, the_file
+    from core.models.loading import load, weights_directory
+
+    choice = how.experiment.model
+    assert choice.quantised is not None
+    loaded = load(choice, device=how.device, dtype=how.dtype, progress=progress)
+    source = weights_directory(loaded.source, choice.trust_remote_code)
+    put_rounded(loaded.model, source, the_file(place), choice.quantised, progress)
+    return loaded.model, loaded.tokenizer
 
 
 Part = Callable[[Progress], "tuple[list[Metric], list[dict[str, Any]]]"]
@@ -83,7 +99,7 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None") 
 
 def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part]]:
     """(stage name, what progress calls it, the work) of every part; those that need the dense model come last."""
-    evaluation, pruned = setting.experiment.evaluation, setting.experiment.pruning is not None
+    evaluation, compared = setting.experiment.evaluation, not setting.experiment.dense
     for place, text in enumerate(evaluation.perplexity):
         yield (
             stages.part("perplexity", place),
@@ -92,7 +108,7 @@ def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part
         )
     for task in evaluation.tasks:
         yield stages.part("task", task), task, _task(setting, models, task)
-    if evaluation.fidelity and pruned:
+    if evaluation.fidelity and compared:
         yield stages.part("fidelity"), "fidelity", _fidelity(setting, models)
     if evaluation.speed:
         yield stages.part("speed"), "speed", _speed(setting, models)

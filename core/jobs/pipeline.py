@@ -94,6 +94,10 @@ def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None])
             saved = _prune_and_save(journal, setting, loaded, streamed)
             loaded = streamed = None
             _free()
+    elif experiment.model.quantised is not None:
+        loaded = None  # what follows reads the file
+        _free()
+        saved = journal.reuse(stages.SAVE) or _quantise(journal, setting)
     if journal.reuse(stages.EVALUATE) is None:
         from core.jobs.judging import evaluate
 
@@ -125,7 +129,7 @@ def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedMod
     require_data(experiment)
     progress(1, 1, "checks")
     loaded, streamed = None, None
-    if experiment.pruning is None or journal.directory.stage(stages.SAVE) is None:
+    if experiment.dense or journal.directory.stage(stages.SAVE) is None:
         _prepare_tasks(journal, experiment)
         loaded, streamed = _open(journal, setting)
     model = _model_of(setting, loaded, streamed, before)
@@ -144,7 +148,7 @@ def _open(journal: Journal, setting: Setting) -> "tuple[LoadedModel, Streamed | 
         scratch = journal.directory.path / ".weights"
         shutil.rmtree(scratch, ignore_errors=True)
         return open_streamed(choice, setting.device, scratch, journal.progress())
-    device = setting.device if pruning is None else "cpu"
+    device = setting.device if setting.experiment.dense else "cpu"
     return load(choice, device=device, dtype=setting.dtype, progress=journal.progress()), None
 
 
@@ -206,6 +210,31 @@ def _prune_and_save(
     else:
         saved, report = _save_streamed(journal, loaded, streamed)
     found = {"bytes": saved.bytes, "layout": saved.layout, "loads_in": saved.loads_in, "verify": asdict(report)}
+    journal.finish(found)
+    return found
+
+
+def _quantise(journal: Journal, setting: Setting) -> dict[str, Any]:
+    """Write the dense model as a GGUF file in the format asked for; its values are what is judged."""
+    from core.jobs.export_facts import slug
+    from core.models.gguf_rounded import write_rounded
+    from core.models.loading import weights_directory
+
+    choice = setting.experiment.model
+    assert choice.quantised is not None
+    journal.begin(stages.SAVE)
+    shutil.rmtree(journal.directory.model_dir, ignore_errors=True)
+    source = weights_directory(setting.source, choice.trust_remote_code, journal.progress())
+    name = slug(setting.source.title)
+    made = write_rounded(source, journal.directory.model_dir, choice.quantised, name, journal.progress())
+    found = {
+        "bytes": made.bytes,
+        "layout": "gguf",
+        "loads_in": [f"llama.cpp ({made.architecture})"],
+        "bits_per_weight": round(made.bits, 3),
+        "notes": list(made.notes),
+        "verify": {"file": made.path.name, "compared": made.compared},
+    }
     journal.finish(found)
     return found
 

@@ -323,18 +323,26 @@ def _sample(layout: GgufLayout) -> set[str]:
     return {e.name for e in layout.tensors if e.name.startswith(layers) or len(e.shape) == 1 or "blk" not in e.name}
 
 
-def _compare(each: GgufTensor, tensor: Any, weights: Weights) -> int:
-    """Compare a tensor of the file with the source in the source's own order of rows."""
+def dequantised(each: GgufTensor, tensor: Any) -> "np.ndarray[Any, Any]":
+    """The float32 values of a tensor of the file, of the shape it has there, rows in the source's order."""
     import numpy as np
     from gguf import quants
 
-    assert each.source is not None
-    read = quants.dequantize(tensor.data, tensor.tensor_type).reshape(each.shape)
+    read: np.ndarray[Any, Any] = quants.dequantize(tensor.data, tensor.tensor_type).reshape(each.shape)
     if each.heads:  # back into halves, by indices, so that a slip in `interleaved` shows
         head_dim = each.shape[0] // each.heads
         own = np.arange(each.shape[0])
         place, within = own // head_dim * head_dim, own % head_dim
         read = read[place + within % (head_dim // 2) * 2 + within // (head_dim // 2)]
+    return read
+
+
+def _compare(each: GgufTensor, tensor: Any, weights: Weights) -> int:
+    """Compare a tensor of the file with the source in the source's own order of rows."""
+    import numpy as np
+
+    assert each.source is not None
+    read = dequantised(each, tensor)
     wanted = weights.read(each.source)
     kept = read[tuple(slice(size) for size in wanted.shape)]
     largest = np.abs(wanted)

@@ -40,6 +40,10 @@ LAYER_COLUMNS = {
 STAGE_COLUMNS = {"run_id": "VARCHAR", "position": "INTEGER", "stage": "VARCHAR", "seconds": "DOUBLE"}
 _STREAM = ("hidden_before", "hidden_after")
 _SIZES = [column for column in LAYER_COLUMNS if column.endswith(("_before", "_after")) and column not in _STREAM]
+QUANTISED = "quantised"
+"""`kind` of the dense model rounded to a GGUF format; `method` is the format, e.g. `q8_0`."""
+OBSERVED = ("spread", "disturbed")
+"""What a protocol says of how a measurement went, not of what was measured: values that differ in it compare."""
 _LIMITS = {"INTEGER": 2**31, "BIGINT": 2**63}
 _LONGEST = 200_000
 """Longest text that is stored, in characters; an experiment is at most 64 KiB."""
@@ -97,10 +101,15 @@ def title_of(experiment: Experiment) -> str:
     model = experiment.model.name.rpartition("/")[2]
     pruning = experiment.pruning
     if pruning is None:
-        return f"{model}, dense"
+        return f"{model}, {quantised_title(experiment.model.quantised) or 'dense'}"
     layers = "" if pruning.layers is None else f", layers {pruning.layers[0]}–{pruning.layers[1]}"
     of = " of the model" if pruning.target == "model" else ""
     return f"{model}, {pruning.method} {pruning.ratio * 100:g} %{of}{layers}"
+
+
+def quantised_title(quantised: str | None) -> str:
+    """`Q8_0` for `q8_0`; '' for a model that is not quantised."""
+    return "" if quantised is None else quantised.upper()
 
 
 def signature(directory: Path) -> str:
@@ -118,7 +127,8 @@ def signature(directory: Path) -> str:
 
 def protocol_key(protocol: Mapping[str, Any]) -> str:
     """Short hash of how a number was measured: numbers with different keys do not belong in one comparison."""
-    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), default=str)
+    chosen = {name: value for name, value in protocol.items() if name not in OBSERVED}
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -162,7 +172,8 @@ def _choices(experiment: Experiment) -> dict[str, Any]:
     row: dict[str, Any] = {"model": experiment.model.name, "seed": experiment.seed}
     pruning = experiment.pruning
     if pruning is None:
-        return row
+        quantised = experiment.model.quantised
+        return row | ({} if quantised is None else {"method": quantised, "kind": QUANTISED})
     kind = get(pruning.method).kind
     first, last = pruning.layers if pruning.layers is not None else (None, None)
     return row | {

@@ -175,7 +175,7 @@ def _texts(made: Sequence[Experiment], seen: Sequence[Preview]) -> None:
 
 def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview], *, total: int, blocked: bool) -> None:
     baseline = False
-    if any(experiment.pruning is not None for experiment in made):
+    if not all(experiment.dense for experiment in made):
         baseline = st.checkbox(
             "With the dense model, to compare",
             key="launch_baseline",

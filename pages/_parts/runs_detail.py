@@ -87,7 +87,8 @@ def _facts(service: Service, detail: RunDetail) -> str:
 def _choice(detail: RunDetail) -> dict[str, Any]:
     pruning = detail.experiment.pruning if detail.experiment is not None else None
     if pruning is None:
-        return {}
+        quantised = detail.experiment.model.quantised if detail.experiment is not None else None
+        return {"method": quantised, "kind": "quantised"} if quantised else {}
     first, last = pruning.layers or (None, None)
     return {
         "method": pruning.method, "ratio": pruning.ratio, "pattern": pruning.pattern, "target": pruning.target,

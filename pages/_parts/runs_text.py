@@ -41,6 +41,8 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     method = row.get("method")
     if _nothing(method):
         return "dense model"
+    if row.get("kind") == "quantised":
+        return f"dense model in {str(method).upper()}"
     words = [f"{titles.get(str(method), str(method))} {100 * float(row['ratio']):.3g} %"]
     pattern = row.get("pattern")
     if not _nothing(pattern) and pattern != "unstructured":
@@ -56,7 +58,7 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 def removed(row: Mapping[str, Any]) -> str:
     """Achieved share of the whole model: `16.9 %`, for masks `39.0 % zeros`, nothing for the dense model."""
     share = row.get("achieved_model_ratio")
-    if _nothing(row.get("method")) or share is None or _nothing(share):
+    if _nothing(row.get("method")) or row.get("kind") == "quantised" or share is None or _nothing(share):
         return ""
     return f"{100 * float(share):.1f} %{' zeros' if row.get('kind') == 'mask' else ''}"
 
