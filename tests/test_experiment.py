@@ -210,6 +210,15 @@ def test_settings_that_the_method_ignores_do_not_change_the_hash() -> None:
     assert experiment_hash(with_text, RESOLVED) == experiment_hash(magnitude, RESOLVED)
 
 
+@pytest.mark.parametrize(("criterion", "matters"), [("l2", False), ("random", True)])
+def test_the_seed_of_a_method_counts_where_its_options_draw(criterion: str, matters: bool) -> None:
+    one = Experiment.parse(
+        {"pruning": {"method": "hidden", "ratio": 0.2, "options": {"criterion": criterion}, "calibration": {"seed": 3}}}
+    )
+    other = one.with_changes({"seed": 7})
+    assert (experiment_hash(one, RESOLVED) != experiment_hash(other, RESOLVED)) is matters
+
+
 def test_the_hash_of_a_known_experiment_never_changes() -> None:
     """Stored runs are recognised by it: if this fails, a default or a canonical form was changed."""
     assert module.canonical(make(), RESOLVED) == {
