@@ -10,7 +10,9 @@ class Metric:
     """A value of one task and metric at one stage of a run (`pruned`, `recovered`).
 
     `stderr` is None where none is known; `n` counts what was averaged over (documents, windows, repetitions);
-    `protocol` holds what the value depends on besides the model.
+    `protocol` holds what the value depends on besides the model: values of different protocols do not compare.
+    `details` says more about this one value (`interval`: its 95 % interval, `chance` and `majority` of a task's
+    documents, `leakage` in a sentence); two values compare whatever their details are.
     """
 
     stage: str
@@ -20,6 +22,7 @@ class Metric:
     stderr: float | None
     n: int
     protocol: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def at(self, stage: str) -> "Metric":
         """The same metric at another stage."""
@@ -35,6 +38,7 @@ class Metric:
             "stderr": self.stderr if self.stderr is not None and math.isfinite(self.stderr) else None,
             "n": self.n,
             "protocol": self.protocol,
+            **({"details": self.details} if self.details else {}),
         }
 
     @classmethod
@@ -49,6 +53,7 @@ class Metric:
             stderr=data["stderr"],
             n=data["n"],
             protocol=dict(data["protocol"]),
+            details=dict(data.get("details") or {}),
         )
 
 

@@ -4,6 +4,10 @@
 
 Windows do not overlap and each starts with an empty context, so the value falls as the windows grow: values are only
 comparable at the same window length, corpus, split and BOS handling, which `Windows.info` holds.
+
+The 95 % interval is a percentile bootstrap over windows (tokens of one window depend on each other, windows hardly):
+windows are drawn with replacement, as many as there are, and the perplexity of each such draw taken. It says how much
+the value depends on which windows of this text were read, not how another text would do.
 """
 
 import math
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import NumericalError
 from core.evaluation.forward import Meter, NextTokenLogits, batch_rows, watched
 from core.evaluation.metrics import Metric, standard_error
+from core.evaluation.paired import bootstrap_mean
 from core.evaluation.precision import dtype_name, in_float32_if_it_fails
 from core.progress import Progress, silent
 
@@ -22,13 +27,17 @@ if TYPE_CHECKING:
     from core.data.corpora import Windows
 
 
+BOOTSTRAP_DRAWS = 2000
+BOOTSTRAP_SEED = 0
+
+
 @dataclass(frozen=True)
 class PerplexityResult:
     """A perplexity and what it was made from.
 
     `stderr` is that of `value`, by the delta method from the spread of the windows' means (tokens of one window are not
-    independent); None for a single window. `window_nll` holds each window's mean NLL in nats, `dtype` what it was
-    measured in.
+    independent), `interval` its 95 % bootstrap interval; None for a single window. `window_nll` holds each window's
+    mean NLL in nats, `dtype` what it was measured in.
     """
 
     value: float
@@ -38,13 +47,26 @@ class PerplexityResult:
     windows: int
     window_nll: list[float]
     dtype: str
+    interval: tuple[float, float] | None = None
 
-    def metric(self, windows: "Windows", stage: str = "pruned") -> Metric:
-        """As it stands in results.json: task `perplexity/<corpus>`, metric `perplexity`."""
+    def metric(self, windows: "Windows", stage: str = "pruned", **details: Any) -> Metric:
+        """As it stands in results.json: task `perplexity/<corpus>`, metric `perplexity`; with more `details`."""
         protocol = {**windows.info, "dtype": self.dtype}
-        return Metric(
-            stage, f"perplexity/{windows.info['corpus']}", "perplexity", self.value, self.stderr, self.windows, protocol
-        )
+        if self.interval is not None and all(map(math.isfinite, self.interval)):
+            how = f"bootstrap over windows, {BOOTSTRAP_DRAWS} draws, seed {BOOTSTRAP_SEED}"
+            details = {"interval": list(self.interval), "interval_by": how, **details}
+        task = _task(windows)
+        return Metric(stage, task, "perplexity", self.value, self.stderr, self.windows, protocol, details)
+
+    def samples(self, windows: "Windows") -> list[dict[str, Any]]:
+        """One row a window, as core.evaluation.tasks has them for documents; `score` is its mean NLL in nats."""
+        digest = str(windows.info["tokens_sha256"])[:16]
+        rows = enumerate(self.window_nll)
+        return [{"task": _task(windows), "doc": place, "doc_hash": digest, "score": nll} for place, nll in rows]
+
+
+def _task(windows: "Windows") -> str:
+    return f"perplexity/{windows.info['corpus']}"
 
 
 def perplexity(
@@ -70,7 +92,14 @@ def perplexity(
         windows=tokens.shape[0],
         window_nll=nll,
         dtype=dtype,
+        interval=interval(nll) if error is not None else None,
     )
+
+
+def interval(nll: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the perplexity, from the windows' mean NLL in nats."""
+    low, high = bootstrap_mean(nll, draws=BOOTSTRAP_DRAWS, seed=BOOTSTRAP_SEED)
+    return (math.exp(low), math.exp(high)) if high < 700 else (math.exp(min(low, 700)), math.inf)
 
 
 def _window_nll(model: Any, tokens: "torch.Tensor", batch_size: int | str, progress: Progress) -> list[float]:
