@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 |---|---|---|
-| ESPALIER_HOME | runs/, studies/, chat/, queue.json, results.duckdb | the repository |
+| ESPALIER_HOME | runs/, studies/, chat/, documents/, queue.json, results.duckdb | the repository |
 | ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
 | ESPALIER_STREAM | 1: prune a layer at a time from and to disk, whatever memory there is | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
@@ -33,6 +33,11 @@ def cache() -> Path:
 def runs_dir() -> Path:
     """One folder a run."""
     return home() / "runs"
+
+
+def documents_dir() -> Path:
+    """Texts of the documents that runs answered, once for all runs."""
+    return home() / "documents"
 
 
 def studies_dir() -> Path:

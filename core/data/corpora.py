@@ -123,6 +123,11 @@ def label(choice: "Calibration | PerplexityCorpus") -> str:
     return choice.corpus or Path(choice.path or "").name
 
 
+def calibrated_on(choice: "Calibration") -> str:
+    """The text that calibration read, in words: `passages, train`; of a file its name."""
+    return label(choice) if choice.path is not None else f"{choice.corpus}, {choice.split}"
+
+
 def check_corpus(choice: "Calibration | PerplexityCorpus", field: str) -> list[Problem]:
     """What stands in the way of reading this text, before anything is loaded. Imports nothing heavy."""
     try:

@@ -3,15 +3,19 @@
     KL(dense ‖ pruned) = Σ_v p(v) · (log p(v) − log q(v)),   p dense, q pruned, in nats,
 
 averaged over the positions of every window whose next token is in the window (t = 1…L−1, the same that perplexity
-scores), and the share of those positions where both models' most likely token is the same one.
+scores), and the share of those positions where both models' most likely token is the same one. The same passes give
+the relative error of the hidden states after each layer (core.evaluation.layer_errors), where layers compare.
 """
 
+import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError, NumericalError
 from core.evaluation.forward import Meter, NextTokenLogits, batch_rows, watched
+from core.evaluation.layer_errors import LayerErrors, Streams, why_not
 from core.evaluation.metrics import Metric, standard_error
 from core.evaluation.precision import dtype_name, in_float32_if_it_fails
 from core.progress import Progress, silent
@@ -33,6 +37,9 @@ class FidelityResult:
     tokens: int
     windows: int
     dtype: str
+    layers: LayerErrors | None = None
+    """None where layers do not compare; `no_layers` then says why."""
+    no_layers: str = ""
 
     def metrics(self, windows: "Windows", stage: str = "pruned") -> list[Metric]:
         """As they stand in results.json: task `fidelity/<corpus>`, metrics `kl_per_token` and `top1_agreement`."""
@@ -43,18 +50,31 @@ class FidelityResult:
             Metric(stage, task, "top1_agreement", self.agreement, self.agreement_stderr, self.windows, protocol),
         ]
 
+    def layer_errors(self, windows: "Windows") -> dict[str, Any]:
+        """As it stands in results.json: `protocol`, `layers` (layer, error, stderr, removed), or why there are none."""
+        protocol = {**windows.info, "dtype": self.dtype}
+        if self.layers is None:
+            return {"protocol": protocol, "layers": [], "reason": self.no_layers}
+        return {
+            "protocol": {**protocol, "positions": self.layers.positions},
+            "layers": self.layers.rows(),
+            "reason": "",
+        }
+
 
 def fidelity(
     model: Any,
     dense: Any,
     windows: "Windows | torch.Tensor",
     *,
+    kept: Sequence[int] | None = None,
     batch_size: int | str = "auto",
     progress: Progress = silent,
 ) -> FidelityResult:
     """Compare two loaded causal models of one vocabulary on token windows (windows, L ≥ 2), in float32 from the logits.
 
-    The models may be on different devices. NumericalError when a distribution is not finite. `progress` counts windows.
+    kept: which layers of the dense model the model's own were; None where all are there. The models may be on different
+    devices. NumericalError when a distribution is not finite. `progress` counts windows.
     """
     import torch
 
@@ -65,10 +85,17 @@ def fidelity(
             f"The models have {pair[0].vocabulary} and {pair[1].vocabulary} tokens; only equal ones compare.",
             "Choose the dense model that the pruned one was made from.",
         )
+    # A model held against itself has one set of hooks for two passes: its layers are left out.
+    reason = "It is the dense model itself." if model is dense else why_not(model, dense, kept)
+
+    def means() -> tuple[list[float], list[float], LayerErrors | None]:
+        streams = None if reason else Streams(model, dense, kept)
+        with streams.watched() if streams else contextlib.nullcontext():
+            kl, same = _window_means(*pair, tokens, batch_size, progress)
+        return kl, same, streams.result() if streams else None
+
     # Whichever of the two overflows in float16 is taken in float32.
-    ((kl, same), _), dtype = in_float32_if_it_fails(
-        model, lambda: in_float32_if_it_fails(dense, lambda: _window_means(*pair, tokens, batch_size, progress))
-    )
+    ((kl, same, layers), _), dtype = in_float32_if_it_fails(model, lambda: in_float32_if_it_fails(dense, means))
     n = len(tokens)
     return FidelityResult(
         kl=math.fsum(kl) / n,
@@ -78,6 +105,8 @@ def fidelity(
         tokens=n * (tokens.shape[1] - 1),
         windows=n,
         dtype=dtype,
+        layers=layers,
+        no_layers=reason,
     )
 
 

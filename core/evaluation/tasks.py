@@ -7,7 +7,7 @@ A task of the seven reads the installed package (core.data.tasks); every other o
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from core.data import packages
 from core.data.tasks import OFFLINE_TASKS, TaskInfo, available, check_tasks, definition_file, offline_data
 from core.data.texts import hub_failures
 from core.errors import DataError, InputError, UnknownNameError
+from core.evaluation.chance import rates_of_samples
 from core.evaluation.metrics import Metric
 from core.evaluation.precision import in_float32_if_it_fails
 from core.progress import Progress, silent
@@ -34,11 +35,14 @@ class TaskResult:
 
     A row has `task`, `doc` (number in the scored split), `doc_hash`, `target`; of multiple choice also `choice`,
     `choice_norm` (by log-likelihood a character), `correct`, `correct_norm`, `loglikelihoods`; of other tasks
-    `response` and `score`. What does not apply is None, so that the rows of all tasks fit one table.
+    `response` and `score`. What does not apply is None, so that the rows of all tasks fit one table. `documents` holds,
+    by task, the texts behind the rows (`doc_hash`, `prompt` without examples and chat template, `choices`, `target`).
     """
 
     metrics: list[Metric]
     samples: list[dict[str, Any]]
+    documents: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    harness: str = ""
 
 
 def prepare_tasks(names: "tuple[str, ...] | list[str]", progress: Progress = silent) -> None:
@@ -90,6 +94,7 @@ def evaluate_task(
     }
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
+    documents: dict[str, list[dict[str, Any]]] = {}
     for task_name, task in loaded["tasks"].items():
         protocol = {
             **base,
@@ -97,12 +102,17 @@ def evaluate_task(
             "task_version": results["versions"].get(task_name),
         }
         count = int(results["n-samples"][task_name]["effective"])
-        metrics += _metrics(results["results"][task_name], stage, task_name, count, protocol)
-        samples += [_sample(task_name, task, row) for row in _one_filter(results["samples"][task_name])]
+        rows = _one_filter(results["samples"][task_name])
+        own = [_sample(task_name, task, row) for row in rows]
+        documents[task_name] = [_document(task, row) for row in rows]
+        found = rates_of_samples(own)
+        details = {} if found is None else asdict(found)
+        metrics += _metrics(results["results"][task_name], stage, task_name, count, protocol, details)
+        samples += own
     for group in loaded.get("groups", {}):
-        found = (results.get("groups") or {}).get(group, {})
-        metrics += _metrics(found, stage, group, len(samples), base)
-    return TaskResult(metrics, samples)
+        of_group = (results.get("groups") or {}).get(group, {})
+        metrics += _metrics(of_group, stage, group, len(samples), base)
+    return TaskResult(metrics, samples, documents, str(base["harness"]))
 
 
 # --------------------------------------------------------------------------------------------------------- definitions
@@ -227,8 +237,18 @@ def _judge(
         )
 
 
-def _metrics(found: dict[str, Any], stage: str, task: str, n: int, protocol: dict[str, Any]) -> list[Metric]:
-    """`{"acc,none": …, "acc_stderr,none": …}` as metrics; a filter that is not `none` goes into the protocol."""
+def _metrics(
+    found: dict[str, Any],
+    stage: str,
+    task: str,
+    n: int,
+    protocol: dict[str, Any],
+    rates: dict[str, float] | None = None,
+) -> list[Metric]:
+    """`{"acc,none": …, "acc_stderr,none": …}` as metrics; a filter that is not `none` goes into the protocol.
+
+    `rates` of the documents stand beside accuracies.
+    """
     metrics = []
     for key, value in found.items():
         metric, _, chosen = key.partition(",")
@@ -237,7 +257,8 @@ def _metrics(found: dict[str, Any], stage: str, task: str, n: int, protocol: dic
         error = found.get(f"{metric}_stderr,{chosen}")
         stderr = float(error) if isinstance(error, int | float) and math.isfinite(error) else None
         named = protocol if chosen == "none" else {**protocol, "filter": chosen}
-        metrics.append(Metric(stage, task, metric, float(value), stderr, n, named))
+        details = dict(rates or {}) if metric.startswith("acc") else {}
+        metrics.append(Metric(stage, task, metric, float(value), stderr, n, named, details))
     return metrics
 
 
@@ -265,6 +286,17 @@ def _sample(name: str, task: Any, row: dict[str, Any]) -> dict[str, Any]:
         return sample | _choice_columns(task, row)
     numbers = [float(row[key]) for key in row["metrics"] if isinstance(row.get(key), int | float)]
     return sample | {"response": str(row["filtered_resps"][0]), "score": numbers[0] if numbers else None}
+
+
+def _document(task: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """The text of a document as the task words it; where the choices stand inside the text, each with its text."""
+    doc = row["doc"]
+    choice = task.OUTPUT_TYPE == "multiple_choice"
+    choices = [str(each) for each in task.doc_to_choice(doc)] if choice else []
+    prompt, target = str(task.doc_to_text(doc)), str(row["target"])
+    if getattr(task, "multiple_input", 0):
+        choices, prompt, target = [f"{each} {target.strip()}" for each in choices], "", prompt
+    return {"doc_hash": str(row["doc_hash"])[:16], "prompt": prompt, "choices": choices, "target": target}
 
 
 def _choice_columns(task: Any, row: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.device_use import Use
 from core.jobs.events import EventWriter
 from core.jobs.rundir import RunDirectory
 from core.progress import Progress
 
+MEASURED = "waits: another run measures speed on this device"
 _log = logging.getLogger(__name__)
 
 
@@ -22,7 +24,14 @@ class Journal:
         self.events = events
         self.check = check
         self.stage: str | None = None
+        self.use = Use(None)
         self._begun = 0.0
+
+    def work_on(self, device: str) -> None:
+        """From now on this run's work is on `device`: it pauses where another one measures speed there."""
+        self.use.close()
+        self.use = Use(device)
+        self._pause(self.stage or "")
 
     def begin(self, stage: str, **more: Any) -> None:
         """A stage starts."""
@@ -60,9 +69,23 @@ class Journal:
 
         def tell(done: float, total: float, unit: str) -> None:
             self.check()
+            self._pause(name)
             self.events.progress(name, done, total, unit, task)
 
         return tell
+
+    def _pause(self, stage: str) -> None:
+        """Let others measure, if they are about to."""
+
+        def tick() -> None:
+            self.check()
+            self.events.progress(stage, 0, 1, "pause", MEASURED)
+
+        self.use.pass_by(tick)
+
+    def say(self, text: str) -> None:
+        """Say something in the log that the result does not need."""
+        _log.info(text)
 
     def warn(self, text: str) -> None:
         """Say something that belongs beside the result; repeated attempts say it again, results hold it once."""

@@ -84,7 +84,14 @@ def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None])
     `check` raises Cancelled when the run was asked to stop, as does every progress call. Errors say why a run fails.
     """
     journal = Journal(directory, events, check)
-    experiment = directory.experiment()
+    try:
+        _run(journal, directory.experiment())
+    finally:
+        journal.use.close()
+
+
+def _run(journal: Journal, experiment: Experiment) -> None:
+    directory = journal.directory
     setting, loaded, streamed = _load(journal, experiment)
     saved = None
     if experiment.pruning is not None:
@@ -127,6 +134,7 @@ def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedMod
             "Start it again as a new run.",
         )
     require_data(experiment)
+    journal.work_on(setting.device)
     progress(1, 1, "checks")
     loaded, streamed = None, None
     if experiment.dense or journal.directory.stage(stages.SAVE) is None:
@@ -352,6 +360,7 @@ def _results(directory: RunDirectory, setting: Setting) -> dict[str, Any]:
         "environment": _environment(setting),
         "pruning": _pruning_result(found, setting),
         "metrics": metrics,
+        "layer_errors": found.get(stages.part("fidelity"), {}).get("layer_errors"),
         "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
         "memory": peaks,
         "warnings": list(dict.fromkeys(warnings)),
