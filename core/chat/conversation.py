@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from core.chat.protocol import (
+    PAUSED,
     Event,
     Failed,
     Finished,
@@ -56,13 +57,14 @@ class Answer:
             if self.first_token_seconds is None:
                 self.first_token_seconds = time.monotonic() - self.began
             self.state, self.text, self.tokens = "streaming", self.text + event.text, event.tokens
+            self.notice = "" if self.notice == PAUSED else self.notice
             self.tokens_per_second = (event.tokens - 1) / event.seconds if event.seconds > 0 else None
         elif isinstance(event, Started):
             self.notice = event.note
         elif isinstance(event, Loading):
             self.notice = f"loading {event.title}{_amount(event)}"
         elif isinstance(event, Waiting):
-            if self.state == "waiting" and event.reason:
+            if event.reason and (self.state == "waiting" or event.reason == PAUSED):
                 self.notice = event.reason
         elif isinstance(event, Finished):
             self._finish(event)

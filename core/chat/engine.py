@@ -15,11 +15,13 @@ import torch
 
 from core.chat.decoding import Answer, encode
 from core.chat.models import Held
-from core.chat.protocol import Event, Failed, Finished, Generate, Piece, Started, Stats
+from core.chat.protocol import PAUSED, Event, Failed, Finished, Generate, Piece, Started, Stats, Waiting
 from core.chat.shelf import Item, Shelf
 from core.chat.threads import Threads
+from core.device_use import POLL_S, Use
 from core.errors import EspalierError
 
+SAY_PAUSED_S = 0.25
 Reason = Literal["stop", "length", "context", "cancelled"]
 
 
@@ -46,8 +48,11 @@ class Job:
 class Engine:
     """Runs in the worker's main thread; `add`, `cancel` and `active` may be called from any."""
 
-    def __init__(self, shelf: Shelf, send: Callable[[Event], None], threads: Threads | None = None) -> None:
-        self._shelf, self._send, self._threads = shelf, send, threads
+    def __init__(
+        self, shelf: Shelf, send: Callable[[Event], None], threads: Threads | None = None, use: Use | None = None
+    ) -> None:
+        self._shelf, self._send, self._threads, self._use = shelf, send, threads, use or Use(None)
+        self._said_paused = 0.0
         self._jobs: list[Job] = []
         self._cancelled: set[str] = set()
         self._wake = threading.Condition()
@@ -80,16 +85,28 @@ class Engine:
             self._cancelled.discard(request)
 
     def run_forever(self) -> None:
-        """Step by step; sleeps while there is nothing to do."""
+        """Step by step; sleeps while there is nothing to do, and while a run measures speed on this device."""
         with torch.inference_mode():
             while True:
                 with self._wake:
                     while not self._jobs:
                         self._wake.wait()
-                    job = min(self._jobs, key=lambda job: job.used)
+                    job = min(self._jobs, key=lambda job: (job.id not in self._cancelled, job.used))
+                if job.id not in self._cancelled and not self._use.enter():
+                    self._pause()
+                    continue
                 if self._threads is not None:
                     self._threads.adapt()
                 self._advance(job)
+                self._use.leave()
+
+    def _pause(self) -> None:
+        now = time.monotonic()
+        if now - self._said_paused >= SAY_PAUSED_S:
+            self._said_paused = now
+            for identity in self.active():
+                self._send(Waiting(id=identity, reason=PAUSED))
+        time.sleep(POLL_S)
 
     def _advance(self, job: Job) -> None:
         if job.id in self._cancelled:

@@ -149,6 +149,10 @@ class Ready(Wire):
     device: str
 
 
+PAUSED = "paused: a run measures speed on this device"
+"""The reason of a Waiting while answers let a measurement have the device."""
+
+
 class Waiting(Wire):
     """Nothing new yet; `reason` says what is being waited for."""
 

@@ -35,6 +35,7 @@ from core.chat.protocol import (
     line,
     read_request,
 )
+from core.device_use import Use
 from core.errors import Cancelled, EspalierError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Worker:
 
         self._wire, self._device = wire, device
         self._shelf: Shelf = Shelf(lambda: models.free_bytes(device), models.reclaim, self._gone, limit)
-        self._engine: Engine = Engine(self._shelf, wire.send, Threads() if device == "cpu" else None)
+        threads = Threads() if device == "cpu" else None
+        self._engine: Engine = Engine(self._shelf, wire.send, threads, Use(device))
         self._loads: queue.SimpleQueue[Load | Generate] = queue.SimpleQueue()
 
     def run(self, requests: "queue.SimpleQueue[Request]") -> None:

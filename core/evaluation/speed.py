@@ -1,88 +1,135 @@
 """How fast models are, measured alternately in one process, so that whatever slows the machine down hits all of them.
 
-Batch 1. Prefill: tokens a second of one pass over a prompt, with the last position's logits. First token: milliseconds
-from a short prompt to the first chosen token. Decode: tokens a second after it, greedy, with the KV cache. Values are
-medians over the repetitions; `stderr` is the standard error of a median from their spread.
+For one sequence, and for a batch whose size is stated (`BATCHES`). Prefill: tokens a second of one pass over a prompt,
+with the last position's logits. First token, one sequence only: milliseconds from a short prompt to the first chosen
+token. Decode: tokens a second after it, greedy, with the KV cache, of all sequences together. Values are medians over
+the repetitions; `details` holds the quartiles around them and, where other programs used the device meanwhile, what
+they did; `stderr` is the standard error of a median from the repetitions' spread.
+
+The caller sees to it that other runs and the chat pause meanwhile: core/device_use.py.
 """
 
 import contextlib
 import ctypes
+import logging
 import math
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.evaluation.load import watch
 from core.evaluation.metrics import Metric
 from core.evaluation.precision import dtype_name
 from core.progress import Progress, silent
 
 TASK = "speed"
-BUDGET = 18.0  # seconds for all models together
+BUDGET = 24.0  # seconds for all models together
 REPETITIONS = (3, 15)  # at least, at most
-LENGTHS = {"cpu": (256, 16), "cuda": (1024, 128)}  # tokens of the prompt, tokens decoded
 SHORT_PROMPT = 32
-_METRICS = (
+PREFILL, FIRST, DECODE, PEAK = (
     "prefill_tokens_per_second",
     "first_token_milliseconds",
     "decode_tokens_per_second",
     "peak_memory_bytes",
 )
+_log = logging.getLogger(__name__)
 
 
-def measure(
-    models: dict[str, Any],
-    tokenizer: Any = None,  # noqa: ARG001 (speed depends on shapes, not on which tokens)
-    *,
-    device: str,
-    progress: Progress = silent,
-) -> list[Metric]:
+class Load(NamedTuple):
+    """Sequences side by side, tokens of each one's prompt, tokens decoded after it."""
+
+    batch: int
+    prompt: int
+    decoded: int
+
+
+BATCHES = {
+    "cpu": (Load(1, 256, 16), Load(4, 64, 16)),
+    "cuda": (Load(1, 1024, 128), Load(8, 1024, 128)),
+}
+
+
+def measure(models: dict[str, Any], *, device: str, progress: Progress = silent, beside: str = "") -> list[Metric]:
     """Speed and peak memory of loaded models, e.g. {"pruned": …, "dense": …}; a metric's stage is its model's name.
 
     Repetitions go round the models until about BUDGET seconds are used, at least three each. Peak memory is the
     weights and the most that a repetition took on top of what was in use before it; on a CPU it is left out where the
-    system does not tell. `progress` counts repetitions.
+    system does not tell. A batch that does not fit into the device's memory is left out for all models. `beside`: what
+    is known already to disturb the measurement, in words. `progress` counts repetitions.
     """
     import torch
 
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    probes = {name: _Probe(model, device, *LENGTHS[kind]) for name, model in models.items()}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-    begin = time.monotonic()
+    watcher = watch(device)
     with torch.inference_mode():
-        for number, probe in enumerate(probes.values()):
-            progress(number, len(models) * REPETITIONS[0], "repetitions")
-            probe.repetition(
-                lambda: progress(0, len(models) * REPETITIONS[0], "repetitions")
-            )  # caches, kernels, clocks
-        one_round = time.monotonic() - begin
+        probes, one_round = _warmed(models, device, BATCHES[kind], progress)
+        found: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in probes}
         rounds = int(min(REPETITIONS[1], max(REPETITIONS[0], (BUDGET - one_round) // max(one_round, 1e-9))))
         for turn in range(rounds):
-            for number, (name, probe) in enumerate(probes.items()):
-                done = turn * len(models) + number
-                found[name].append(probe.repetition(_at(progress, done, rounds * len(models))))
-    progress(rounds * len(models), rounds * len(models), "repetitions")
-    return [metric for name, probe in probes.items() for metric in _summary(name, found[name], probe.protocol(kind))]
+            for number, (key, probe) in enumerate(probes.items()):
+                found[key].append(probe.repetition(_at(progress, turn * len(probes) + number, rounds * len(probes))))
+    progress(rounds * len(probes), rounds * len(probes), "repetitions")
+    disturbed = beside or watcher.verdict()
+    return [
+        metric
+        for key, probe in probes.items()
+        for metric in _summary(key[0], found[key], probe.protocol(kind), disturbed)
+    ]
+
+
+def _warmed(
+    models: dict[str, Any], device: str, loads: tuple[Load, ...], progress: Progress
+) -> "tuple[dict[tuple[str, int], _Probe], float]":
+    """A probe of each load and model, in the order of measurement, after one repetition of each (caches, kernels,
+    clocks); and the seconds that those took."""
+    import torch
+
+    probes: dict[tuple[str, int], _Probe] = {}
+    total = len(models) * len(loads) * REPETITIONS[0]
+    begin = time.monotonic()
+    for load in loads:
+        batch = {(name, load.batch): _Probe(model, device, load) for name, model in models.items()}
+        try:
+            for probe in batch.values():
+                probe.repetition(lambda: progress(0, total, "repetitions"))
+        except torch.OutOfMemoryError:
+            if load.batch == 1:
+                raise
+            _log.warning("Speed of %d sequences side by side is left out: they do not fit into memory.", load.batch)
+            torch.cuda.empty_cache()
+            continue
+        probes |= batch
+    return probes, time.monotonic() - begin
 
 
 def _at(progress: Progress, done: float, total: float) -> Callable[[], None]:
     return lambda: progress(done, total, "repetitions")
 
 
-def _summary(stage: str, repetitions: list[dict[str, float]], protocol: dict[str, Any]) -> list[Metric]:
+def _summary(
+    stage: str, repetitions: list[dict[str, float]], protocol: dict[str, Any], disturbed: str = ""
+) -> list[Metric]:
+    """Medians (of peak memory the most), with quartiles in `details`."""
     metrics = []
-    for name in _METRICS:
+    for name in (PREFILL, FIRST, DECODE, PEAK):
         values = [row[name] for row in repetitions if name in row]
         if not values:
             continue
-        value = max(values) if name == "peak_memory_bytes" else statistics.median(values)
-        stderr = None if name == "peak_memory_bytes" else _median_error(values)
-        metrics.append(Metric(stage, TASK, name, value, stderr, len(values), protocol))
+        details: dict[str, Any] = {"disturbed": disturbed} if disturbed else {}
+        if name == PEAK:
+            metrics.append(Metric(stage, TASK, name, max(values), None, len(values), protocol))
+            continue
+        if len(values) > 1:
+            low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+            details = {"quartiles": [low, high], **details}
+        value = statistics.median(values)
+        metrics.append(Metric(stage, TASK, name, value, median_error(values), len(values), protocol, details))
     return metrics
 
 
-def _median_error(values: list[float]) -> float | None:
+def median_error(values: list[float]) -> float | None:
     """Standard error of a median of nearly normal values, √(π/2) · s / √n; s from the median absolute deviation."""
     if len(values) < 2:
         return None
@@ -94,17 +141,19 @@ def _median_error(values: list[float]) -> float | None:
 class _Probe:
     """One model, and how one repetition of all measurements on it is made."""
 
-    def __init__(self, model: Any, device: str, prompt: int, decoded: int) -> None:
+    def __init__(self, model: Any, device: str, load: Load) -> None:
         import torch
 
-        self.model, self.device, self.prompt, self.decoded = model, device, prompt, decoded
+        self.model, self.device = model, device
+        self.batch, prompt, decoded = load
+        self.prompt, self.decoded = prompt, decoded
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and prompt + decoded > limit:
             self.prompt, self.decoded = max(1, limit - decoded), min(decoded, max(2, limit // 2))
             self.prompt = max(1, limit - self.decoded)
         vocabulary = model.get_output_embeddings().weight.shape[0]
         generator = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(vocabulary, (1, self.prompt), generator=generator).to(model.device)
+        self.ids = torch.randint(vocabulary, (self.batch, self.prompt), generator=generator).to(model.device)
 
     def protocol(self, kind: str) -> dict[str, Any]:
         """What the values depend on."""
@@ -113,7 +162,7 @@ class _Probe:
         memory = "CUDA allocator" if kind == "cuda" else "resident set"
         threads = {"threads": torch.get_num_threads()} if kind == "cpu" else {}
         return {
-            "batch": 1,
+            "batch": self.batch,
             "prompt": self.prompt,
             "short_prompt": self.ids[:, :SHORT_PROMPT].shape[1],
             "decoded": self.decoded,
@@ -139,13 +188,11 @@ class _Probe:
             token, cache = self._step(token, cache)
         self._wait()
         decode = time.perf_counter() - begin
-        row = {
-            "prefill_tokens_per_second": self.prompt / prefill,
-            "first_token_milliseconds": 1000 * first,
-            "decode_tokens_per_second": self.decoded / decode,
-        }
+        row = {PREFILL: self.batch * self.prompt / prefill, DECODE: self.batch * self.decoded / decode}
+        if self.batch == 1:
+            row[FIRST] = 1000 * first
         peak = meter.peak()
-        return row if peak is None else {**row, "peak_memory_bytes": float(peak)}
+        return row if peak is None else {**row, PEAK: float(peak)}
 
     def _step(self, ids: Any, cache: Any) -> tuple[Any, Any]:
         output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -141,9 +141,25 @@ def ask(path: Path, request: dict[str, Any], progress: Progress = silent, thread
     longest = max((len(ids) for ids in request["prompts"]), default=0)
     more = request.get("continue")
     longest = max(longest, len(more["ids"]) + more["tokens"] if more else 0)
+    return _run({"path": str(path), "threads": threads, "context": max(longest + 8, 64), **request}, progress)
+
+
+def speeds(
+    paths: Sequence[Path], ids: Sequence[int], tokens: int, rounds: int, progress: Progress = silent, threads: int = 1
+) -> list[list[dict[str, float]]]:
+    """Time GGUF files in turn in one process: `rounds` rounds, in each one {prefill, decode} a file, in tokens/s.
+
+    `ids`: the prompt; `tokens`: how many are written after it. On the CPU. VerificationError if a file cannot be used.
+    """
+    speed = {"paths": [str(path) for path in paths], "ids": list(ids), "tokens": tokens, "rounds": rounds}
+    request = {"threads": threads, "context": len(ids) + tokens + 8, "speed": speed}
+    found: list[list[dict[str, float]]] = _run(request, progress)["rounds"]
+    return found
+
+
+def _run(content: dict[str, Any], progress: Progress) -> dict[str, Any]:
     with TemporaryDirectory(prefix="espalier-llamacpp-") as scratch:
         question, log = Path(scratch) / "request.json", Path(scratch) / "log.txt"
-        content = {"path": str(path), "threads": threads, "context": max(longest + 8, 64), **request}
         question.write_text(json.dumps(content), encoding="utf-8")
         with log.open("wb") as stream:
             process = subprocess.Popen(

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from core.chat.client import ChatClient
-from core.chat.protocol import Event, Evicted, Failed, Finished, Loading, Piece, Sampling, Started, Waiting
+from core.chat.conversation import Answer
+from core.chat.protocol import PAUSED, Event, Evicted, Failed, Finished, Loading, Piece, Sampling, Started, Waiting
+from core.device_use import Use
 from core.errors import InputError, ModelError
 
 ASK = [("user", "what grows on a wall?")]
@@ -252,3 +254,45 @@ def test_a_worker_that_cannot_start_says_why_and_is_not_tried_again_and_again(ho
         assert not client.status().running
     finally:
         client.close()
+
+
+def test_answers_pause_and_say_so_while_a_run_measures_speed(client: ChatClient, folders: Folders) -> None:
+    use = Use("cpu")
+    with client.generate(folders["one"], ASK, Sampling(max_tokens=400)) as answer:
+        for event in answer:
+            if isinstance(event, Piece):
+                break
+        with use.alone() as alone:
+            assert alone
+            shown = Answer(client.source(folders["one"]), state="streaming")
+            said: list[Event] = []
+            deadline = time.monotonic() + 20
+            while not any(isinstance(event, Waiting) and event.reason == PAUSED for event in said):
+                assert time.monotonic() < deadline
+                said.append(next(answer))
+                shown.hear(said[-1])
+            assert shown.notice == PAUSED
+            later = [next(answer) for _ in range(3)]
+            assert not any(isinstance(event, Piece) for event in later)
+        rest = list(answer)
+        for event in rest:
+            shown.hear(event)
+    use.close()
+    end = rest[-1]
+    assert isinstance(end, Finished)
+    assert end.stats is not None
+    assert end.stats.tokens == 400
+    assert shown.notice == ""
+
+
+def test_a_paused_answer_can_be_stopped(client: ChatClient, folders: Folders) -> None:
+    use = Use("cpu")
+    with use.alone():
+        answer = client.generate(folders["one"], ASK, Sampling(max_tokens=400))
+        while not (isinstance(event := next(answer), Waiting) and event.reason == PAUSED):
+            pass
+        client.cancel(answer.id)
+        end = list(answer)[-1]
+    use.close()
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"

@@ -1,5 +1,9 @@
 """Speed: what is measured, and that it is measured in turn."""
 
+import math
+import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -7,7 +11,7 @@ import pytest
 import torch
 
 from core.errors import Cancelled
-from core.evaluation import speed
+from core.evaluation import load, speed
 from core.evaluation.speed import measure
 
 
@@ -16,9 +20,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BUDGET", 0.5)
 
 
-def test_both_models_get_every_metric_with_spread_and_protocol(tiny_llama: Any, tiny_tokenizer: Any) -> None:
-    found = measure({"pruned": tiny_llama(), "dense": tiny_llama()}, tiny_tokenizer(), device="cpu")
-    by_stage = {stage: {m.metric: m for m in found if m.stage == stage} for stage in ("pruned", "dense")}
+def test_both_models_get_every_metric_with_spread_and_protocol(tiny_llama: Any) -> None:
+    found = measure({"pruned": tiny_llama(), "dense": tiny_llama()}, device="cpu")
+    single = [metric for metric in found if metric.protocol["batch"] == 1]
+    by_stage = {stage: {m.metric: m for m in single if m.stage == stage} for stage in ("pruned", "dense")}
     for metrics in by_stage.values():
         assert set(metrics) == {
             "prefill_tokens_per_second",
@@ -40,13 +45,13 @@ def test_models_take_turns(tiny_llama: Any) -> None:
     measure(models, device="cpu")
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b"] * (len(turns) // 2)
-    assert len(turns) >= 8  # warm-up and at least three rounds
+    assert len(turns) >= 2 * 2 * 4  # two batches: warm-up and at least three rounds
 
 
 def test_a_slower_model_is_measured_as_slower(tiny_llama: Any) -> None:
     models = {"fast": tiny_llama(), "slow": tiny_llama()}
     models["slow"].model.layers[0].register_forward_hook(lambda *_: time.sleep(0.1))
-    found = {(m.stage, m.metric): m.value for m in measure(models, device="cpu")}
+    found = {(m.stage, m.metric): m.value for m in measure(models, device="cpu") if m.protocol["batch"] == 1}
     assert found["slow", "first_token_milliseconds"] >= 100
     assert found["slow", "decode_tokens_per_second"] <= 10 < found["fast", "decode_tokens_per_second"]
 
@@ -79,6 +84,65 @@ def test_the_median_and_its_error_ignore_one_disturbed_repetition() -> None:
     assert metric.value == 10.0
     assert metric.stderr is not None
     assert metric.stderr < 0.2
+
+
+def test_quartiles_stand_beside_the_median_and_what_disturbed_it_too() -> None:
+    rows = [{"decode_tokens_per_second": value} for value in (8.0, 9.0, 10.0, 11.0, 14.0)]
+    (metric,) = speed._summary("dense", rows, {"batch": 1}, "other programs kept 2.0 of 2 cores busy")
+    assert metric.details == {"quartiles": [9.0, 11.0], "disturbed": "other programs kept 2.0 of 2 cores busy"}
+    assert metric.protocol == {"batch": 1}
+
+
+def test_a_batch_is_measured_too_and_counts_the_tokens_of_all_its_sequences(tiny_llama: Any) -> None:
+    shapes: list[tuple[int, int]] = []
+    model = tiny_llama()
+    model.register_forward_pre_hook(lambda _m, _a, kw: shapes.append(tuple(kw["input_ids"].shape)), with_kwargs=True)
+    found = measure({"dense": model}, device="cpu")
+    many = {m.metric: m for m in found if m.protocol["batch"] == 4}
+    assert {batch for batch, _ in shapes} == {1, 4}
+    assert set(many) == {"prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"}
+    single = next(m for m in found if m.metric == "decode_tokens_per_second" and m.protocol["batch"] == 1)
+    assert many["decode_tokens_per_second"].value > 1.5 * single.value  # four at a time, on a model of no size
+
+
+def test_a_batch_that_does_not_fit_is_left_out(tiny_llama: Any) -> None:
+    def refuse(_model: Any, _arguments: Any, named: Any) -> None:
+        if named["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    model = tiny_llama()
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert {metric.protocol["batch"] for metric in measure({"dense": model}, device="cpu")} == {1}
+
+
+def test_other_programs_at_work_are_noticed() -> None:
+    busy = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(cores)]
+    try:
+        time.sleep(0.3)
+        watcher = load.CpuWatch()
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            math.sqrt(2.0)
+        said = watcher.verdict()
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+    assert "core" in said
+
+
+def test_the_gpu_of_others_is_judged_while_this_process_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([(0.0, 5 << 30), (0.0, 5 << 30), (0.0, 5 << 30), (40.0, 5 << 30), (1.0, 5 << 30), (1.0, 7 << 30)])
+    monkeypatch.setattr(load.GpuWatch, "_look", lambda _self: next(looks))
+    monkeypatch.setattr(load, "nvml_handle", lambda _device: (object(), object()))
+    said = [load.watch("cuda:0").verdict() for _ in range(3)]
+    assert said == [
+        "",
+        "other programs kept the GPU 40 % busy",
+        "the GPU memory of other programs changed by 2.0 GiB meanwhile",
+    ]
 
 
 def test_cancelling_ends_it(tiny_llama: Any) -> None:
