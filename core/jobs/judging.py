@@ -4,23 +4,26 @@ Parts are stages of their own (core.jobs.stages), so that a run that lost its wo
 model is loaded only for what compares with it, after everything else, and beside the pruned one.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
-from core.experiment import PerplexityCorpus
+from core.evaluation.outcomes import join_samples, write_documents, write_samples
+from core.experiment import SEVEN_TASKS, PerplexityCorpus
 from core.jobs import stages
+from core.jobs.baselines import Earlier, part_key, perplexity_protocol, task_protocol
 from core.jobs.journal import Journal
+from core.jobs.judging_speed import speed_part
 from core.progress import Progress
+from core.settings import documents_dir, runs_dir
 
 if TYPE_CHECKING:
     from core.evaluation.metrics import Metric
     from core.jobs.pipeline import Setting
     from core.models.loading import LoadedModel
 
-SPARSE = "2:4"
 FIDELITY_TOKENS = 8192  # enough for a standard error of about a hundredth of a nat
 
 
@@ -70,66 +73,99 @@ def _rounded(place: Path, how: "Setting", progress: Progress) -> tuple[Any, Any]
     return loaded.model, loaded.tokenizer
 
 
-Part = Callable[[Progress], "tuple[list[Metric], list[dict[str, Any]]]"]
+class Judged(NamedTuple):
+    """What a part found: metrics, a row a document (core.evaluation.outcomes), and what else belongs into its file."""
+
+    metrics: "list[Metric]"
+    samples: list[dict[str, Any]]
+    more: dict[str, Any]
+
+
+Part = Callable[[Progress], Judged]
 
 
 def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None") -> None:
-    """Do all parts that are not finished, then finish the stage. `dense` is the model of a dense run."""
+    """Do all parts that are not finished, then finish the stage. `dense` is the model of a dense run.
+
+    Of a dense run, parts that an earlier one finished under the same key (core.jobs.baselines) are taken from there.
+    """
     journal.begin(stages.EVALUATE)
     models = _Models(journal, setting, dense)
+    others = Earlier(runs_dir(), but=journal.directory.id)
     earlier = 0.0
-    for name, label, part in _parts(setting, models):
+    for name, label, part, protocol in _parts(setting, models):
         found = journal.reuse(name)
         if found is not None:
             earlier += float(found.get("seconds") or 0)
             continue
         begun = time.monotonic()
-        metrics, samples = part(journal.progress(task=label))
-        rows = [metric.to_json() for metric in metrics]
+        key = part_key(setting, protocol) if protocol and setting.experiment.dense else ""
+        known = others.find(key) if key else None
+        if known is None:
+            judged = part(journal.progress(task=label))
+            rows, samples = [metric.to_json() for metric in judged.metrics], judged.samples
+            more = {**judged.more, "key": key} if key else judged.more
+        else:
+            rows, samples, more = known.metrics, known.samples, {"key": key, "taken_from": known.run_id}
+            journal.say(f"{label}: taken from run {known.run_id}, which judged the same model in the same way.")
         if samples:
-            _write_samples(_samples_file(journal, name), samples)
-        journal.write(name, {"metrics": rows}, round(time.monotonic() - begun, 3))
+            write_samples(_samples_file(journal, name), samples)
+            more = {**more, "documents_of": sorted({str(row["task"]) for row in samples})}
+        journal.write(name, {"metrics": rows, **more}, round(time.monotonic() - begun, 3))
         for row in rows:
             journal.events.metric(row)
-    _join_samples(journal)
+    parts = sorted(journal.directory.stages_dir.glob("*.parquet"))
+    join_samples(parts, journal.directory.samples_file)
     journal.finish({}, extra_seconds=earlier)
-    for path in journal.directory.stages_dir.glob("*.parquet"):
+    for path in parts:
         path.unlink()
 
 
-def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part]]:
-    """(stage name, what progress calls it, the work) of every part; those that need the dense model come last."""
-    evaluation, compared = setting.experiment.evaluation, not setting.experiment.dense
+def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part, dict[str, Any]]]:
+    """(stage name, what progress calls it, the work, what its numbers depend on) of every part.
+
+    Those that need the dense model come last. The protocol is empty where a part is never taken from another run.
+    """
+    experiment = setting.experiment
+    evaluation = experiment.evaluation
     for place, text in enumerate(evaluation.perplexity):
+        label = f"perplexity/{text.corpus or Path(text.path or '').name}"
         yield (
             stages.part("perplexity", place),
-            f"perplexity/{text.corpus or Path(text.path or '').name}",
+            label,
             _perplexity(setting, models, text),
+            perplexity_protocol(text) if experiment.dense else {},
         )
     for task in evaluation.tasks:
-        yield stages.part("task", task), task, _task(setting, models, task)
-    if evaluation.fidelity and compared:
-        yield stages.part("fidelity"), "fidelity", _fidelity(setting, models)
+        yield stages.part("task", task), task, _task(setting, models, task), task_protocol(experiment, task)
+    if set(SEVEN_TASKS) <= set(evaluation.tasks):
+        yield stages.part("average"), "mean of the tasks", _average(models), {}
+    if evaluation.fidelity and not experiment.dense:
+        yield stages.part("fidelity"), "fidelity", _fidelity(setting, models), {}
     if evaluation.speed:
-        yield stages.part("speed"), "speed", _speed(setting, models)
+        yield stages.part("speed"), "speed", _speed(setting, models), {}
 
 
 def _perplexity(setting: "Setting", models: _Models, text: PerplexityCorpus) -> Part:
-    def work(progress: Progress) -> tuple[list["Metric"], list[dict[str, Any]]]:
-        from core.data.corpora import evaluation_windows
+    def work(progress: Progress) -> Judged:
+        from core.data.corpora import calibrated_on, evaluation_windows, leakage
         from core.evaluation.perplexity import perplexity
 
         model, tokenizer = models.judged()
         windows = evaluation_windows(text, tokenizer)
         size = setting.experiment.evaluation.batch_size
         result = perplexity(model, windows, batch_size=size, progress=progress)
-        return [result.metric(windows)], []
+        pruning, details = setting.experiment.pruning, {}
+        if pruning is not None and pruning.reads_text:
+            found = leakage(pruning.calibration, text)
+            details = {"calibrated_on": calibrated_on(pruning.calibration), **({"leakage": found} if found else {})}
+        return Judged([result.metric(windows, **details)], result.samples(windows), {})
 
     return work
 
 
 def _task(setting: "Setting", models: _Models, name: str) -> Part:
-    def work(progress: Progress) -> tuple[list["Metric"], list[dict[str, Any]]]:
+    def work(progress: Progress) -> Judged:
         model, tokenizer = models.judged()
         progress(0, 1, "documents")
         from core.evaluation.tasks import evaluate_task
@@ -146,13 +182,30 @@ def _task(setting: "Setting", models: _Models, name: str) -> Part:
             seed=setting.experiment.seed,
             progress=progress,
         )
-        return result.metrics, result.samples
+        for task, documents in result.documents.items():
+            write_documents(documents_dir(), result.harness, task, documents)
+        return Judged(result.metrics, result.samples, {})
+
+    return work
+
+
+def _average(models: _Models) -> Part:
+    """The mean over the seven tasks, of what their parts wrote."""
+
+    def work(progress: Progress) -> Judged:
+        from core.evaluation.averages import seven_average
+        from core.evaluation.metrics import Metric
+
+        progress(0, 1, "tasks")
+        parts = (models.journal.directory.stage(stages.part("task", task)) or {} for task in SEVEN_TASKS)
+        average = seven_average(Metric.from_json(row) for part in parts for row in part.get("metrics", ()))
+        return Judged([] if average is None else [average], [], {})
 
     return work
 
 
 def _fidelity(setting: "Setting", models: _Models) -> Part:
-    def work(progress: Progress) -> tuple[list["Metric"], list[dict[str, Any]]]:
+    def work(progress: Progress) -> Judged:
         from core.data.corpora import evaluation_windows
         from core.evaluation.fidelity import fidelity
 
@@ -161,80 +214,25 @@ def _fidelity(setting: "Setting", models: _Models) -> Part:
         text = (*evaluation.perplexity, PerplexityCorpus())[0]
         tokens = max(text.window, min(FIDELITY_TOKENS, text.max_tokens or FIDELITY_TOKENS))
         windows = evaluation_windows(text.model_copy(update={"max_tokens": tokens}), tokenizer)
-        result = fidelity(model, models.dense(), windows, batch_size=evaluation.batch_size, progress=progress)
-        return result.metrics(windows), []
+        kept, size = _kept_layers(models.journal), evaluation.batch_size
+        result = fidelity(model, models.dense(), windows, kept=kept, batch_size=size, progress=progress)
+        return Judged(result.metrics(windows), [], {"layer_errors": result.layer_errors(windows)})
 
     return work
+
+
+def _kept_layers(journal: Journal) -> list[int] | None:
+    """Which layers of the dense model the judged one still has; None where none was cut."""
+    cut = (journal.directory.stage(stages.PRUNE) or {}).get("layers")
+    if not cut:
+        return None
+    return [int(row["layer"]) for row in cut if row["heads_after"] or row["mlp_after"]]
 
 
 def _speed(setting: "Setting", models: _Models) -> Part:
-    def work(progress: Progress) -> tuple[list["Metric"], list[dict[str, Any]]]:
-        from core.evaluation.speed import measure
-
-        model, tokenizer = models.judged()
-        # A metric's stage is its model's name; the first evaluation of any run, a dense one too, is `pruned`.
-        both = {"pruned": model}
-        if setting.experiment.pruning is not None:
-            both["dense"] = models.dense()
-        sparse = _with_sparse_kernels(setting, models, model)
-        if sparse is not None:
-            both[SPARSE] = sparse
-        return [_of_sparse(each) for each in measure(both, tokenizer, device=setting.device, progress=progress)], []
-
-    return work
-
-
-def _with_sparse_kernels(setting: "Setting", models: _Models, model: Any) -> Any:
-    """The judged model on 2:4 kernels, where the run made a 2:4 mask on a GPU that has them."""
-    pruning = setting.experiment.pruning
-    if pruning is None or pruning.pattern != "2:4" or not setting.device.startswith("cuda"):
-        return None
-    from core.errors import NotAvailableError
-    from core.evaluation.sparse_kernels import with_sparse_kernels
-
-    try:
-        return with_sparse_kernels(model)[0]
-    except NotAvailableError as error:
-        models.journal.warn(str(error))
-        return None
-
-
-def _of_sparse(metric: "Metric") -> "Metric":
-    """Speeds on 2:4 kernels are a measurement of their own of the same model."""
-    if metric.stage != SPARSE:
-        return metric
-    protocol = {**metric.protocol, "kernels": "semi-structured 2:4"}
-    return dataclasses.replace(metric, stage="pruned", task=f"{metric.task}/2:4", protocol=protocol)
-
-
-# -------------------------------------------------------------------------------------------------------------- samples
+    part = speed_part(setting, models)
+    return lambda progress: Judged(*part(progress), {})
 
 
 def _samples_file(journal: Journal, part: str) -> Path:
-    from urllib.parse import quote
-
     return journal.directory.stages_dir / f"{quote(part, safe='')}.parquet"
-
-
-def _write_samples(path: Path, samples: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(samples), temporary)
-    temporary.replace(path)
-
-
-def _join_samples(journal: Journal) -> None:
-    """One samples.parquet of all tasks. The parts stay until the stage is finished."""
-    parts = sorted(journal.directory.stages_dir.glob("*.parquet"))
-    if not parts:
-        return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.concat_tables([pq.read_table(path) for path in parts], promote_options="permissive")
-    temporary = journal.directory.samples_file.with_name(".samples.parquet.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(journal.directory.samples_file)
