@@ -21,14 +21,18 @@ def identical(store: Store, hash_: str, states: Sequence[str] = ("COMPLETE",)) -
 
 
 def baseline_for(store: Store, run_id: str) -> str | None:
-    """The complete dense run that shares most numbers with a run: same model, dtype, kind of device, and protocol."""
+    """The complete dense run that shares most numbers with a run: same model, dtype, kind of device, and protocol.
+
+    A model is the same by its content's fingerprint, whatever it is called; by its name where a run knows none.
+    """
     found = store.rows(
         """
         WITH this AS (SELECT * FROM runs WHERE id = ? AND method IS NOT NULL),
              measured AS (SELECT DISTINCT task, metric, protocol_key FROM metrics WHERE run_id = ?)
         SELECT dense.id
         FROM runs dense
-            JOIN this ON dense.model = this.model AND dense.dtype = this.dtype
+            JOIN this ON dense.dtype = this.dtype
+                AND coalesce(dense.fingerprint = this.fingerprint, dense.model = this.model)
                 AND split_part(dense.device, ':', 1) = split_part(this.device, ':', 1)
             JOIN metrics m ON m.run_id = dense.id
             JOIN measured USING (task, metric, protocol_key)

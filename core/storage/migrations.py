@@ -100,3 +100,10 @@ def channels_of_the_stream_in_layers(connection: "duckdb.DuckDBPyConnection") ->
     """Hidden-channel pruning: the same for all layers of a run, beside what each of them holds."""
     for column in ("hidden_before", "hidden_after"):
         connection.execute(f"ALTER TABLE layers ADD COLUMN {column} INTEGER")
+
+
+@step(3)
+def details_of_metrics_and_fingerprints_of_models(connection: "duckdb.DuckDBPyConnection") -> None:
+    """What is known of one value besides its protocol, as JSON; and whether two runs had the same dense model."""
+    connection.execute("ALTER TABLE metrics ADD COLUMN details VARCHAR")
+    connection.execute("ALTER TABLE runs ADD COLUMN fingerprint VARCHAR")

@@ -26,11 +26,12 @@ RUN_COLUMNS = {
     "hash": "VARCHAR", "device": "VARCHAR", "device_name": "VARCHAR", "dtype": "VARCHAR",
     "params_before": "BIGINT", "params_after": "BIGINT", "nonzero_after": "BIGINT",
     "achieved_ratio": "DOUBLE", "achieved_model_ratio": "DOUBLE", "bytes": "BIGINT", "layout": "VARCHAR",
-    "reason": "VARCHAR", "advice": "VARCHAR", "experiment": "VARCHAR", "study": "VARCHAR",
+    "reason": "VARCHAR", "advice": "VARCHAR", "experiment": "VARCHAR", "study": "VARCHAR", "fingerprint": "VARCHAR",
 }  # fmt: skip
 METRIC_COLUMNS = {
     "run_id": "VARCHAR", "stage": "VARCHAR", "task": "VARCHAR", "metric": "VARCHAR",
     "value": "DOUBLE", "stderr": "DOUBLE", "n": "BIGINT", "protocol": "VARCHAR", "protocol_key": "VARCHAR",
+    "details": "VARCHAR",
 }  # fmt: skip
 LAYER_COLUMNS = {
     "run_id": "VARCHAR", "layer": "INTEGER", "heads_before": "INTEGER", "heads_after": "INTEGER",
@@ -42,8 +43,6 @@ _STREAM = ("hidden_before", "hidden_after")
 _SIZES = [column for column in LAYER_COLUMNS if column.endswith(("_before", "_after")) and column not in _STREAM]
 QUANTISED = "quantised"
 """`kind` of the dense model rounded to a GGUF format; `method` is the format, e.g. `q8_0`."""
-OBSERVED = ("spread", "disturbed")
-"""What a protocol says of how a measurement went, not of what was measured: values that differ in it compare."""
 _LIMITS = {"INTEGER": 2**31, "BIGINT": 2**63}
 _LONGEST = 200_000
 """Longest text that is stored, in characters; an experiment is at most 64 KiB."""
@@ -127,8 +126,7 @@ def signature(directory: Path) -> str:
 
 def protocol_key(protocol: Mapping[str, Any]) -> str:
     """Short hash of how a number was measured: numbers with different keys do not belong in one comparison."""
-    chosen = {name: value for name, value in protocol.items() if name not in OBSERVED}
-    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -153,6 +151,7 @@ def _run_row(
         "device": _text(environment.get("device")) or _text(resolved.get("device")),
         "device_name": _text(environment.get("device_name")),
         "dtype": _text(environment.get("dtype")) or _text(resolved.get("dtype")),
+        "fingerprint": _text(_mapping(environment.get("model")).get("fingerprint")) or _text(resolved.get("model")),
         "reason": _text(status.reason),
         "advice": _text(status.advice),
     }
@@ -198,7 +197,9 @@ def _metrics(run_id: str, entries: Any) -> list[tuple[Any, ...]]:
         text = json.dumps(protocol, sort_keys=True, ensure_ascii=False, default=str)
         value, stderr, n = _number(entry.get("value")), _number(entry.get("stderr")), _count(entry.get("n"), "BIGINT")
         stage = _text(entry.get("stage")) or "pruned"
-        rows.append((run_id, stage, task, metric, value, stderr, n, text[:_LONGEST], protocol_key(protocol)))
+        details = json.dumps(_mapping(entry.get("details")), sort_keys=True, ensure_ascii=False, default=str)
+        key = protocol_key(protocol)
+        rows.append((run_id, stage, task, metric, value, stderr, n, text[:_LONGEST], key, details[:_LONGEST]))
     return rows
 
 

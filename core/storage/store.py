@@ -182,6 +182,10 @@ class Store:
         """Answer of any SELECT over the tables, as tuples."""
         return self._fetch(query, parameters)
 
+    def frame(self, query: str, parameters: Sequence[Any] = ()) -> pd.DataFrame:
+        """Answer of any SELECT, over Parquet files too, as a table."""
+        return self._frame(query, parameters)
+
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """The content of every table, sorted: two stores of the same files are equal by it."""
         return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in CONTENT}

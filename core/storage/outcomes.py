@@ -1,0 +1,108 @@
+"""Questions about single documents: DuckDB over the Parquet files beside the runs. Nothing is copied into the store.
+
+A run without the file has no rows. Columns that are empty in one file have no type there, so all are cast.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.storage.store import Store
+
+RIGHT = {"acc": "correct", "acc_norm": "correct_norm"}
+CHOSEN = {"acc": "choice", "acc_norm": "choice_norm"}
+_ROWS = """SELECT task, doc, doc_hash, target, choice::INTEGER AS choice, choice_norm::INTEGER AS choice_norm,
+        correct::BOOLEAN AS correct, correct_norm::BOOLEAN AS correct_norm,
+        loglikelihoods::DOUBLE[] AS loglikelihoods, score::DOUBLE AS score
+    FROM read_parquet(?)"""
+_SIDES = f"a AS ({_ROWS}), b AS ({_ROWS})"
+_COUNTED = ("task", "metric", "n", "both_right", "lost", "won")
+
+
+def samples_file(home: Path, run_id: str) -> Path | None:
+    """Where a run's rows are, if it has any."""
+    path = home / "runs" / run_id / "samples.parquet"
+    return path if path.is_file() else None
+
+
+def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
+    """On the documents that two runs share: how many there are, how many both, only the first, only the second got
+    right. One row a task and metric: task, metric, n, both_right, lost, won."""
+    files = samples_file(home, first), samples_file(home, second)
+    if None in files:
+        return pd.DataFrame(columns=list(_COUNTED))
+    parts = [
+        f"""
+        SELECT a.task, '{metric}' AS metric, count(*) AS n,
+            count(*) FILTER (a.{right} AND b.{right}) AS both_right,
+            count(*) FILTER (a.{right} AND NOT b.{right}) AS lost,
+            count(*) FILTER (b.{right} AND NOT a.{right}) AS won
+        FROM a JOIN b USING (task, doc, doc_hash)
+        WHERE a.{right} IS NOT NULL AND b.{right} IS NOT NULL
+        GROUP BY a.task"""
+        for metric, right in RIGHT.items()
+    ]
+    return store.frame(f"WITH {_SIDES} {' UNION ALL '.join(parts)} ORDER BY task, metric", [*map(str, files)])
+
+
+def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
+    """Mean NLL of every perplexity window that two runs share: task, doc, first, second."""
+    files = samples_file(home, first), samples_file(home, second)
+    if None in files:
+        return pd.DataFrame(columns=["task", "doc", "first", "second"])
+    return store.frame(
+        f"""
+        WITH {_SIDES}
+        SELECT task, doc, a.score AS first, b.score AS second
+        FROM a JOIN b USING (task, doc, doc_hash)
+        WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL
+        ORDER BY task, doc""",
+        [*map(str, files)],
+    )
+
+
+def flips(
+    store: Store, home: Path, first: str, second: str, task: str, metric: str, lost: bool, *, limit: int, offset: int
+) -> list[dict[str, Any]]:
+    """Documents of a task that only the first run (`lost`), or only the second, got right, in the task's order.
+
+    Each with doc, doc_hash, target, first_choice, second_choice and both runs' log-likelihoods.
+    """
+    files = samples_file(home, first), samples_file(home, second)
+    if None in files or metric not in RIGHT:
+        return []
+    right, chosen = RIGHT[metric], CHOSEN[metric]
+    frame = store.frame(
+        f"""
+        WITH {_SIDES}
+        SELECT doc, doc_hash, a.target, a.{chosen} AS first_choice, b.{chosen} AS second_choice,
+            a.loglikelihoods AS first_logs, b.loglikelihoods AS second_logs
+        FROM a JOIN b USING (task, doc, doc_hash)
+        WHERE task = ? AND a.{right} = ? AND b.{right} = ?
+        ORDER BY doc LIMIT ? OFFSET ?""",
+        [*map(str, files), task, lost, not lost, limit, offset],
+    )
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def texts(
+    store: Store, home: Path, task_folders: Sequence[Path], hashes: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """prompt, choices and target of documents by hash, from the folders of one task, the first that has them."""
+    found: dict[str, Mapping[str, Any]] = {}
+    root = (home / "documents").resolve()
+    for folder in task_folders:
+        files = sorted(str(path) for path in folder.glob("*.parquet") if root in path.resolve().parents)
+        missing = [each for each in hashes if each not in found]
+        if not files or not missing:
+            continue
+        rows = store.rows(
+            "SELECT doc_hash, prompt, choices, target FROM read_parquet(?::VARCHAR[], union_by_name = true)"
+            " WHERE list_contains(?::VARCHAR[], doc_hash)",
+            [files, missing],
+        )
+        for doc_hash, prompt, choices, target in rows:
+            found.setdefault(str(doc_hash), {"prompt": prompt, "choices": list(choices or ()), "target": target})
+    return found
