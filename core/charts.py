@@ -7,13 +7,14 @@ Every mark carries the run's id first in its `customdata`. Error bars are 95 % i
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_frames import PRIMARY, Z95, Quality, at, at_order, missing, points, protocol_words, qualities
+from core.charts_frames import PRIMARY, Z95, Quality, at, at_order, missing, points, qualities
 from core.charts_style import (
     DASHES,
     alt,
@@ -26,12 +27,26 @@ from core.charts_style import (
     percent,
     safe,
 )
-from core.charts_tables import comparison_table, difference, export, without_numbers
+from core.charts_tables import (
+    GUESSING,
+    MAJORITY,
+    about,
+    comparison_table,
+    difference,
+    export,
+    leak,
+    leaks,
+    marks,
+    mixed_protocols,
+    without_numbers,
+)
+from core.charts_words import detail_words, mapping, protocol_words, rates_words, whole_protocol
 
 __all__ = [
-    "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "alt", "at", "at_order", "comparison_table",
-    "config", "difference", "export", "measured", "missing", "panels", "percent", "points", "protocol_words",
-    "qualities", "ratio_curve", "safe", "task_dots", "tradeoff", "without_numbers",
+    "GUESSING", "MAJORITY", "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "about", "alt", "at",
+    "at_order", "comparison_table", "config", "detail_words", "difference", "export", "leak", "leaks", "marks",
+    "measured", "missing", "mixed_protocols", "panels", "percent", "points", "protocol_words", "qualities",
+    "rates_words", "ratio_curve", "safe", "task_dots", "tradeoff", "whole_protocol", "without_numbers",
 ]  # fmt: skip
 
 Panel = Literal["cut", "mask"]
@@ -45,6 +60,7 @@ _SIZE_TITLES = {
     ("parameters", "mask"): "parameters that are not zero",
 }
 _HEIGHT = 460
+_HOVER_WIDTH = 84  # letters in a line of a hover label
 _BESIDE_DENSE = 0.09  # share of the width: right of the dense mark, which stands at nothing removed
 
 
@@ -223,10 +239,10 @@ def _dots(rows: pd.DataFrame, tasks: Sequence[Quality], offset: float, variant: 
 def _bars(rows: pd.DataFrame, method: str, dark: bool, share: bool) -> dict[str, Any]:
     """95 % intervals; those of a `share` end at 0 and 1."""
     above, below = [], []
-    for value, stderr in zip(rows["value"], rows["stderr"], strict=True):
-        width = Z95 * stderr if math.isfinite(stderr) else 0.0
-        above.append(min(width, max(1 - value, 0.0)) if share else width)
-        below.append(min(width, max(value, 0.0)) if share else width)
+    for value, stderr, details in zip(rows["value"], rows["stderr"], rows["details"], strict=True):
+        low, high = _interval(float(value), float(stderr), details)
+        above.append((min(high, max(value, 1.0)) if share else high) - value)
+        below.append(value - (max(low, min(value, 0.0)) if share else low))
     return {
         "type": "data",
         "symmetric": False,
@@ -237,6 +253,15 @@ def _bars(rows: pd.DataFrame, method: str, dark: bool, share: bool) -> dict[str,
         "width": 4,
         "visible": any(above) or any(below),
     }
+
+
+def _interval(value: float, stderr: float, details: Any) -> tuple[float, float]:
+    """The 95 % interval: the one that was measured (perplexity's bootstrap), else 1.96 standard errors each way."""
+    found = mapping(details).get("interval")
+    if isinstance(found, list) and len(found) == 2 and found[0] <= value <= found[1]:
+        return float(found[0]), float(found[1])
+    width = Z95 * stderr if math.isfinite(stderr) else 0.0
+    return value - width, value + width
 
 
 def _custom(rows: pd.DataFrame, quality: Quality) -> list[list[str]]:
@@ -255,11 +280,17 @@ def _hover(row: pd.Series, quality: Quality) -> str:
             f"{percent(row['removed'])} of the whole model {done}, {row['parameters'] / 1e6:,.1f} M parameters"
         )
     if row["kind"] != "dense" and math.isfinite(row["delta"]):
-        lines.append(f"against dense  {measured(row['delta'], row['delta_stderr'], quality, sign=True)}")
-    details = protocol_words(row["protocol"])
-    count = f", n = {int(row['n']):,}" if pd.notna(row["n"]) else ""
-    lines.append(safe(f"{details}{count}".strip(", ")))
+        how = " on the same documents" if row["paired"] and quality.is_task else ""
+        lines.append(f"against dense  {measured(row['delta'], row['delta_stderr'], quality, sign=True)}{how}")
+    lines += [safe(line) for line in _said(detail_words(row["details"]))]
+    count = [f"n = {int(row['n']):,}"] if pd.notna(row["n"]) else []
+    lines += [safe(line) for line in _said([*whole_protocol(row["protocol"]), *count])]
     return "<br>".join(line for line in lines if line)
+
+
+def _said(words: Sequence[str]) -> list[str]:
+    """Entries joined by dots, in lines that fit a hover label."""
+    return textwrap.wrap(" · ".join(words), _HOVER_WIDTH, break_long_words=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------- axes
@@ -344,17 +375,21 @@ def _horizontal(chart: go.Figure, y: float, text: str, colour: str, dash: str, x
 
 
 def _chance_lines(chart: go.Figure, tasks: Sequence[Quality], dark: bool) -> None:
+    """A line a task where guessing stands, and one where the most frequent answer does."""
     colour = palette(dark).muted
-    with_chance = [(index, quality.chance) for index, quality in enumerate(tasks) if quality.chance is not None]
-    if not with_chance:
-        return
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for index, chance in with_chance:
-        xs += [chance, chance, None]
-        ys += [index - 0.44, index + 0.44, None]
-    line = {"color": colour, "width": 1.5, "dash": "dot"}
-    chart.add_trace(go.Scatter(x=xs, y=ys, mode="lines", name="guessing", line=line, hoverinfo="skip"))
+    for name, dash, levels in (
+        (GUESSING, "dot", [quality.chance for quality in tasks]),
+        (MAJORITY, "dash", [quality.majority for quality in tasks]),
+    ):
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        for index, level in enumerate(levels):
+            if level is not None:
+                xs += [level, level, None]
+                ys += [index - 0.44, index + 0.44, None]
+        if xs:
+            line = {"color": colour, "width": 1.5, "dash": dash}
+            chart.add_trace(go.Scatter(x=xs, y=ys, mode="lines", name=name, line=line, hoverinfo="skip"))
 
 
 def _alt(what: str, rows: pd.DataFrame) -> str:

@@ -6,7 +6,6 @@ different protocols are different qualities, so they never meet on one axis or i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +14,12 @@ from typing import Any
 import pandas as pd
 
 from core import yaml_text
+from core.charts_words import canonical, differing_words, mapping, protocol_words
 from core.errors import InputError
+from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
+from core.evaluation.paired import normal_p
 
-PRIMARY = {
-    "boolq": "acc",
-    "piqa": "acc",
-    "hellaswag": "acc_norm",
-    "winogrande": "acc",
-    "arc_easy": "acc",
-    "arc_challenge": "acc_norm",
-    "openbookqa": "acc_norm",
-}
+PRIMARY = SEVEN_METRICS
 """The metric that the literature reports for each task."""
 CHANCE = {
     "boolq": 1 / 2,
@@ -36,7 +30,7 @@ CHANCE = {
     "arc_challenge": 1 / 4,
     "openbookqa": 1 / 4,
 }
-"""Accuracy of guessing (four choices in nearly all ARC questions)."""
+"""Accuracy of guessing where a run did not measure it on its documents (four choices in nearly all ARC questions)."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard errors."""
 _LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "bits_per_byte")
@@ -55,7 +49,6 @@ _NAMES = {
     "kl_per_token": "KL from dense",
     "top1_agreement": "top-1 agreement with dense",
 }
-_PROTOCOL_WORDS = ("corpus", "path", "split", "window", "max_tokens", "bos", "shots", "limit", "chat_template")
 _SERIES_FIELDS = {
     "model.name": "",
     "model.revision": "",
@@ -87,6 +80,10 @@ class Quality:
     """The protocol in words, short."""
     distinguish: bool
     """Whether another protocol of the same task and metric is on the page, so that the title must say which."""
+    measured_chance: float | None = None
+    """Accuracy of guessing on the documents themselves."""
+    majority: float | None = None
+    """Accuracy of always giving the most frequent answer, on the documents themselves."""
 
     @property
     def label(self) -> str:
@@ -95,6 +92,8 @@ class Quality:
         name = _NAMES.get(self.metric, self.metric)
         if about in ("perplexity", "fidelity", "speed"):
             base = f"{name}, {corpus}" if corpus else name
+        elif self.is_mean:
+            base = self.task
         else:
             base = f"{self.task} {name}"
         return f"{base} ({self.protocol or self.protocol_key})" if self.distinguish else base
@@ -122,6 +121,11 @@ class Quality:
         return self.metric.startswith("acc")
 
     @property
+    def is_mean(self) -> bool:
+        """Whether this is the mean over the seven tasks."""
+        return self.task == AVERAGE_TASK
+
+    @property
     def primary(self) -> bool:
         """Whether this is what is usually reported: perplexity, or the task's usual metric."""
         return self.metric == "perplexity" or PRIMARY.get(self.task, "acc") == self.metric
@@ -129,55 +133,9 @@ class Quality:
     @property
     def chance(self) -> float | None:
         """Accuracy of guessing, where it is known."""
+        if self.measured_chance is not None:
+            return self.measured_chance
         return CHANCE.get(self.task) if self.is_task else None
-
-
-def protocol_words(protocol: str | Mapping[str, Any], task: str = "") -> str:
-    """The protocol in a few words: `heldout, window 512`, `first 20 documents, 0 shots`."""
-    data = _mapping(protocol)
-    words = []
-    for key in _PROTOCOL_WORDS:
-        value = data.get(key)
-        if value is None or value is False or value == "" or (key == "corpus" and str(value) in task):
-            continue
-        words.append(_word(key, value))
-    return ", ".join(words)
-
-
-def _differing_words(protocols: list[dict[str, Any]], own: dict[str, Any]) -> str:
-    """What sets this protocol apart from others of the same task and metric."""
-    keys = sorted({key for protocol in protocols for key in protocol})
-    differing = [key for key in keys if len({_text(protocol.get(key)) for protocol in protocols}) > 1]
-    counts = {"tokens", "windows", "tokens_sha256", "file_sha256"}
-    told = [key for key in differing if key not in counts] or differing
-    order = sorted(told, key=lambda key: (_PROTOCOL_WORDS.index(key) if key in _PROTOCOL_WORDS else 99, key))
-    return ", ".join(_word(key, own.get(key)) for key in order)
-
-
-def _word(key: str, value: Any) -> str:
-    if key == "path":
-        return str(value).rsplit("/", 1)[-1]
-    if key == "limit":
-        return "all documents" if value is None else f"first {value} documents"
-    if key == "max_tokens":
-        return "all tokens" if value is None else f"first {value:,} tokens"
-    if key in ("bos", "chat_template"):
-        return f"{'with' if value else 'without'} {'BOS' if key == 'bos' else 'chat template'}"
-    if key in ("corpus", "split", "dtype", "data"):
-        return str(value)
-    if key == "shots":
-        return f"{value} shots"
-    return f"{key.replace('_', ' ')} {str(value)[:12]}"
-
-
-def _mapping(text: Any) -> dict[str, Any]:
-    if isinstance(text, Mapping):
-        return dict(text)
-    try:
-        data = json.loads(text) if isinstance(text, str) else {}
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def points(
@@ -185,17 +143,19 @@ def points(
     metrics: pd.DataFrame,
     baselines: Mapping[str, str | None],
     titles: Mapping[str, str] | None = None,
+    paired: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per run and quality.
 
     runs, metrics: the store's tables (core/storage/store.py). baselines: run id → id of its dense run, or None.
-    titles: method name → the title shown to people.
+    titles: method name → the title shown to people. paired: differences on shared documents (core/pairs.py).
     Columns: run_id, label, name, series, method, kind ('dense' for the dense model), ratio, removed (share of the whole
     model removed, or zeroed), parameters, task, metric, stage, value, stderr, n, protocol (JSON), quality (key),
-    baseline, dense, dense_stderr, delta, delta_stderr. Rows without a finite value are left out. Of a run that was
-    measured before and after recovery, the later value counts. delta_stderr takes the two values as independent, which
-    is cautious where both were measured on the same documents. What a run measured on the dense model beside its own
-    (stage 'dense', such as speed) is that row's dense value.
+    details (JSON), baseline, dense, dense_stderr, delta, delta_stderr, p (of the difference, not corrected), paired.
+    Rows without a finite value are left out. Of a run that was measured before and after recovery, the later value
+    counts. Where `paired`, delta_stderr and p are taken on the same documents; else they take the two values as
+    independent, which is cautious. What a run measured on the dense model beside its own (stage 'dense', such as speed)
+    is that row's dense value.
     """
     if runs.empty or metrics.empty:
         return pd.DataFrame(columns=_POINT_COLUMNS)
@@ -219,7 +179,31 @@ def points(
     table["dense_stderr"] = [float("nan") if row is None else float(row["stderr"]) for row in matched]
     table["delta"] = table["value"] - table["dense"]
     table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
-    return table[_POINT_COLUMNS].reset_index(drop=True)
+    table["details"] = table.get("details", "{}")
+    return _with_pairs(table, paired)[_POINT_COLUMNS].reset_index(drop=True)
+
+
+def _with_pairs(table: pd.DataFrame, paired: pd.DataFrame | None) -> pd.DataFrame:
+    """Differences on shared documents in place of those of independent values, where all documents are shared."""
+    if paired is None or paired.empty:
+        table["paired"] = False
+    else:
+        same = ["run_id", "task", "metric", "baseline", "n", "text"]
+        table["text"] = [_text_of(*row) for row in zip(table["metric"], table["protocol"], strict=True)]
+        found = paired.drop_duplicates(same).astype({"n": "float64"})
+        table = table.astype({"n": "float64"}).merge(found, on=same, how="left")
+        table["paired"] = table["paired_stderr"].notna() & table["delta"].notna() & table["stage"].ne("dense")
+        table["delta_stderr"] = table["paired_stderr"].where(table["paired"], table["delta_stderr"])
+    own = [normal_p(delta, error) for delta, error in zip(table["delta"], table["delta_stderr"], strict=True)]
+    table["p"] = pd.Series(own, index=table.index, dtype="float64")
+    if table["paired"].any():
+        table["p"] = table["paired_p"].where(table["paired"], table["p"])
+    return table
+
+
+def _text_of(metric: str, protocol: str) -> str:
+    """Which text a perplexity was measured on, as core/pairs.py names it; '' for all else."""
+    return str(mapping(protocol).get("tokens_sha256", ""))[:16] if metric == "perplexity" else ""
 
 
 def _dense_values(table: pd.DataFrame, beside: pd.DataFrame) -> list[pd.Series | None]:
@@ -239,7 +223,7 @@ def _dense_values(table: pd.DataFrame, beside: pd.DataFrame) -> list[pd.Series |
 _POINT_COLUMNS = [
     "run_id", "label", "name", "series", "method", "kind", "ratio", "removed", "parameters", "task", "metric", "stage",
     "value", "stderr", "n", "protocol", "protocol_key", "quality", "baseline", "dense", "dense_stderr", "delta",
-    "delta_stderr",
+    "delta_stderr", "details", "p", "paired",
 ]  # fmt: skip
 
 
@@ -280,7 +264,7 @@ def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
     names = []
     for method, own in zip(methods, settings, strict=True):
         group = [other for name, other in zip(methods, settings, strict=True) if name == method]
-        differing = [field for field in _SERIES_FIELDS if len({_text(other.get(field)) for other in group}) > 1]
+        differing = [field for field in _SERIES_FIELDS if len({canonical(other.get(field)) for other in group}) > 1]
         words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
         names.append(", ".join([(titles or {}).get(method, method), *words]))
     return names
@@ -299,10 +283,6 @@ def _settings(text: Any) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, Mapping) else None
         flat[field] = value
     return flat
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _short(field: str, value: Any) -> str:
@@ -327,13 +307,16 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
         return []
     found: list[Quality] = []
     unique = table.drop_duplicates(["quality"])
+    known = ((str(key), mapping(text)) for key, text in zip(table["quality"], table["details"], strict=True))
+    rates = {key: details for key, details in known if "chance" in details}
     alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in unique.itertuples():
-        alike.setdefault((str(row.task), str(row.metric)), []).append(_mapping(row.protocol))
+        alike.setdefault((str(row.task), str(row.metric)), []).append(mapping(row.protocol))
     for row in unique.itertuples():
         others = alike[str(row.task), str(row.metric)]
-        own = _mapping(row.protocol)
-        words = _differing_words(others, own) if len(others) > 1 else protocol_words(own, str(row.task))
+        own = mapping(row.protocol)
+        words = differing_words(others, own) if len(others) > 1 else protocol_words(own, str(row.task))
+        details = rates.get(str(row.quality), {})
         found.append(
             Quality(
                 key=str(row.quality),
@@ -342,6 +325,8 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
                 protocol_key=str(row.protocol_key),
                 protocol=words,
                 distinguish=len(others) > 1,
+                measured_chance=details.get("chance"),
+                majority=details.get("majority"),
             )
         )
     order = {task: index for index, task in enumerate(PRIMARY)}
@@ -351,7 +336,7 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
         return (
             not q.primary,
             q.metric != "perplexity",
-            order.get(q.task, 99),
+            -1 if q.is_mean else order.get(q.task, 99),
             q.task,
             q.metric,
             -int(runs[q.key]),

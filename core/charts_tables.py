@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from core.charts_frames import Z95, Quality, at_order
+from core.charts_frames import Quality, at_order
 from core.charts_style import measured, percent
+from core.charts_words import detail_words, mapping, whole_protocol
+from core.evaluation.paired import holm
 
 DELTA = "Δ "
+LEVEL = 0.05
+LEAK = " †"
+"""Stands behind a value that calibration may have made better than it is."""
+GUESSING, MAJORITY = "guessing", "most frequent answer"
+"""Ids and names of the rows that say what accuracy is worth."""
+
+Marks = Mapping[tuple[str, str], str]
 
 
-def comparison_table(table: pd.DataFrame, chosen: Sequence[Quality]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def marks(table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False) -> dict[tuple[str, str], str]:
+    """(run id, quality key) → ▲ better or ▼ worse than dense, where the difference is significant at 5 %.
+
+    Many differences at once are corrected by Holm, in families: all runs' means over tasks; all corpora's perplexities;
+    each other metric; and, only with `tasks`, all single tasks. Without it no task is marked: among seven tasks and ten
+    runs a few always look significant.
+    """
+    by_key = {quality.key: quality for quality in chosen}
+    families: dict[str, dict[str, float]] = {}
+    rows: dict[str, pd.Series] = {}
+    for _, row in table[table["quality"].isin(list(by_key)) & table["kind"].ne("dense")].iterrows():
+        quality = by_key[str(row["quality"])]
+        single = quality.is_task and not quality.is_mean
+        if not math.isfinite(row["delta"]) or not math.isfinite(row["p"]) or (single and not tasks):
+            continue
+        name = f"{row['run_id']} {quality.key}"
+        family = "tasks" if single else "mean" if quality.is_mean else quality.metric
+        families.setdefault(family, {})[name] = float(row["p"])
+        rows[name] = row
+    found = {}
+    for p_values in families.values():
+        for name, p in holm(p_values).items():
+            row, quality = rows[name], by_key[str(rows[name]["quality"])]
+            if p < LEVEL and row["delta"] != 0:
+                better = (row["delta"] < 0) == quality.lower_is_better
+                found[str(row["run_id"]), quality.key] = "▲" if better else "▼"
+    return found
+
+
+def comparison_table(
+    table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(numbers, texts), one row a run, the dense model first; index: run id.
 
     Columns: Run, Method, Ratio, Removed, Parameters, then each quality's label and `Δ label`, its difference to the
-    dense model where both were measured in the same way. Texts carry standard errors and units; a difference beyond
-    its 95 % interval ends in ▲ (better) or ▼ (worse).
+    dense model where both were measured in the same way. Texts carry standard errors and units; differences end in
+    their `marks`, values that leakage may flatter in †. Where the rates of tasks' documents are known, two more rows
+    say what guessing and the most frequent answer would score.
     """
+    marked = marks(table, chosen, tasks=tasks)
     order = at_order(table.drop_duplicates("run_id")).set_index("run_id")
     numbers = pd.DataFrame(index=order.index)
     numbers["Run"] = order["label"]
@@ -37,12 +79,68 @@ def comparison_table(table: pd.DataFrame, chosen: Sequence[Quality]) -> tuple[pd
     for quality in chosen:
         rows = table[table["quality"] == quality.key].set_index("run_id").reindex(order.index)
         numbers[quality.label] = rows["value"]
-        texts[quality.label] = [measured(v, s, quality) for v, s in zip(rows["value"], rows["stderr"], strict=True)]
+        cells = zip(rows["value"], rows["stderr"], rows["details"], strict=True)
+        texts[quality.label] = [measured(v, s, quality) + leak(details) for v, s, details in cells]
         delta = rows["delta"].where(~dense)
         numbers[DELTA + quality.label] = delta
-        pairs = zip(delta, rows["delta_stderr"], strict=True)
-        texts[DELTA + quality.label] = [difference(d, s, quality) for d, s in pairs]
+        pairs = zip(order.index, delta, rows["delta_stderr"], strict=True)
+        texts[DELTA + quality.label] = [
+            difference(d, s, quality, marked.get((str(run_id), quality.key), "")) for run_id, d, s in pairs
+        ]
+    return _with_rates(numbers, texts, chosen)
+
+
+def _with_rates(
+    numbers: pd.DataFrame, texts: pd.DataFrame, chosen: Sequence[Quality]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two rows beneath the runs: accuracy of guessing, and of always giving the most frequent answer."""
+    for name, attribute in ((GUESSING, "measured_chance"), (MAJORITY, "majority")):
+        values = {quality.label: getattr(quality, attribute) for quality in chosen}
+        known = {label: float(value) for label, value in values.items() if value is not None}
+        if known:
+            numbers.loc[name, ["Run", *known]] = [name, *known.values()]
+            texts.loc[name] = ""
+            texts.loc[name, ["Run", *known]] = [name, *(percent(value) for value in known.values())]
     return numbers, texts
+
+
+def leak(details: object) -> str:
+    """† where the details tell of leakage."""
+    return LEAK if mapping(details).get("leakage") else ""
+
+
+def leaks(table: pd.DataFrame) -> list[str]:
+    """Every leakage that the runs' values tell of, once, with the runs that it is about."""
+    found: dict[str, list[str]] = {}
+    for label, details in zip(table["label"], table["details"], strict=True):
+        sentence = mapping(details).get("leakage")
+        if sentence:
+            found.setdefault(str(sentence), []).append(str(label))
+    return [f"{', '.join(dict.fromkeys(labels))}: {sentence}" for sentence, labels in found.items()]
+
+
+def mixed_protocols(chosen: Sequence[Quality]) -> list[str]:
+    """A sentence for each task and metric that was measured in several ways, saying which."""
+    ways: dict[tuple[str, str], list[Quality]] = {}
+    for quality in chosen:
+        if quality.distinguish:
+            ways.setdefault((quality.task, quality.metric), []).append(quality)
+    return [
+        f"{task}, {metric}, was measured in {len(each)} ways ({'; '.join(q.protocol for q in each)}): "
+        "values of different ways do not compare."
+        for (task, metric), each in ways.items()
+        if len(each) > 1
+    ]
+
+
+def about(table: pd.DataFrame, quality: Quality) -> str:
+    """Everything about how a quality was measured, and what is known of its documents, for a tooltip."""
+    rows = table[table["quality"] == quality.key]
+    if rows.empty:
+        return ""
+    first = rows.iloc[0]
+    known = {key: value for key, value in mapping(first["details"]).items() if key in ("chance", "majority")}
+    return " · ".join([*whole_protocol(first["protocol"]), *detail_words(known)])
 
 
 def without_numbers(numbers: pd.DataFrame) -> list[str]:
@@ -60,11 +158,6 @@ def _removed(share: float, mask: bool) -> str:
     return f"{percent(share)} zeros" if mask and math.isfinite(share) else percent(share)
 
 
-def difference(delta: float, stderr: float, quality: Quality) -> str:
-    """A difference to dense with its standard error; ▲ better or ▼ worse where it is beyond its 95 % interval."""
-    if not math.isfinite(delta):
-        return "–"
-    text = measured(delta, stderr, quality, sign=True)
-    if not math.isfinite(stderr) or abs(delta) <= Z95 * stderr:
-        return text
-    return f"{text} {'▲' if (delta < 0) == quality.lower_is_better else '▼'}"
+def difference(delta: float, stderr: float, quality: Quality, mark: str = "") -> str:
+    """A difference to dense with its standard error, and its mark (`marks`)."""
+    return f"{measured(delta, stderr, quality, sign=True)} {mark}".strip() if math.isfinite(delta) else "–"

@@ -123,7 +123,7 @@ def pair(store: Store, home: Path, first: str, second: str) -> RunPair:
     main = [row.paired for row in rows if row.reported]
     return RunPair(
         first, second, tuple(rows), mean_of(main) if len(main) > 1 else None,
-        tuple(_perplexity(str(task), group) for task, group in windows.groupby("task", sort=True)),
+        tuple(_perplexity(task, group) for (task, _), group in _by_text(windows)),
     )  # fmt: skip
 
 
@@ -143,8 +143,9 @@ def flips(
 def differences(store: Store, home: Path, baselines: Mapping[str, str | None]) -> pd.DataFrame:
     """For runs with a dense run: standard error and p of each difference, taken on the same documents and windows.
 
-    Columns: run_id, task, metric, baseline, n, paired_stderr, paired_p (exact McNemar for tasks, normal for means and
-    perplexity). What was not kept document by document has no row.
+    Columns: run_id, task, metric, text (of perplexity, the hash of its tokens, else ''), baseline, n, paired_stderr,
+    paired_p (exact McNemar for tasks, normal for means and perplexity). What was not kept document by document has no
+    row.
     """
     rows: list[tuple[Any, ...]] = []
     for run_id, dense in baselines.items():
@@ -158,12 +159,12 @@ def differences(store: Store, home: Path, baselines: Mapping[str, str | None]) -
         own = {key: (n, lost, won) for key, (n, _, lost, won) in _counts(counted).items()}
         for (task, metric), (n, lost, won) in own.items():
             stderr = difference_stderr(n, lost, won)
-            rows.append((run_id, task, metric, dense, n, stderr, mcnemar(lost, won)))
-        rows += [(run_id, *row, dense, n, stderr, p) for row, n, stderr, p in _mean_row(own)]
-        for text, group in windows.groupby("task", sort=True):
+            rows.append((run_id, task, metric, "", dense, n, stderr, mcnemar(lost, won)))
+        rows += [(run_id, *row, "", dense, n, stderr, p) for row, n, stderr, p in _mean_row(own)]
+        for (task, text), group in _by_text(windows):
             difference, error = _perplexity_difference(group)
-            rows.append((run_id, str(text), "perplexity", dense, len(group), error, normal_p(difference, error)))
-    columns = ["run_id", "task", "metric", "baseline", "n", "paired_stderr", "paired_p"]
+            rows.append((run_id, task, "perplexity", text, dense, len(group), error, normal_p(difference, error)))
+    columns = ["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -198,6 +199,12 @@ def _perplexity_difference(group: pd.DataFrame) -> tuple[float, float | None]:
         return second - first, None
     spread = (second * group["second"] - first * group["first"]).std(ddof=1)
     return second - first, float(spread) / math.sqrt(len(group))
+
+
+def _by_text(windows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Windows by task and by the hash of their text: one corpus may have been read in several window lengths."""
+    groups = windows.groupby(["task", "doc_hash"], sort=True)
+    return [((str(task), str(text)), group) for (task, text), group in groups]
 
 
 def _perplexity(task: str, group: pd.DataFrame) -> PerplexityPair:

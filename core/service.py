@@ -6,19 +6,19 @@ Safe to call from many threads at once.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from core import board, estimate, history, presets, settings
+from core import board, estimate, history, pairs, presets, settings, talkers
 from core import preview as previews
 from core.chat.client import ChatClient
 from core.data import corpora as texts
 from core.data import tasks as task_names
 from core.device import info, resolve_device
-from core.errors import EspalierError, ExperimentError, InputError, QueueError
+from core.errors import ExperimentError, InputError, QueueError
 from core.experiment import Experiment
 from core.jobs import exporting
 from core.jobs.exporting import ExportChoice, ExportStatus
@@ -101,9 +101,9 @@ class Service:
         """Texts for calibration and perplexity."""
         return texts.corpora()
 
-    def tasks(self) -> list[task_names.TaskInfo]:
-        """Tasks of lm-eval; those whose data is on this machine first."""
-        return task_names.available()
+    def tasks(self, matching: str | None = None) -> list[task_names.TaskInfo]:
+        """Tasks of lm-eval, those whose data is on this machine first; or the few whose names match best."""
+        return task_names.available() if matching is None else task_names.search(matching)
 
     # --- before a run
 
@@ -296,19 +296,25 @@ class Service:
         """The complete dense run to compare with: same model, dtype, kind of device, protocol. None without one."""
         return history.baseline_for(self._store, run_id)
 
+    def differences(self, baselines: Mapping[str, str | None]) -> pd.DataFrame:
+        """Certainty of each run's differences to its dense run, taken on the documents that both answered."""
+        return pairs.differences(self._store, self.home, baselines)
+
+    def pair(self, first: str, second: str) -> pairs.RunPair:
+        """The second run against the first, on the same documents and windows."""
+        return pairs.pair(self._store, self.home, *(board.existing(self.home, run).id for run in (first, second)))
+
+    def flips(self, first: str, second: str, task: str, metric: str, lost: bool, offset: int = 0) -> list[pairs.Flip]:
+        """Documents that only the first run (`lost`), or only the second, got right; `pairs.PAGE` from `offset` on."""
+        known = [board.existing(self.home, run).id for run in (first, second)]
+        return pairs.flips(self._store, self.home, known[0], known[1], task, metric, lost=lost, offset=offset)
+
     # --- chat
 
     def chat_models(self) -> list[ChatModel]:
         """Models that can be talked to: dense ones that are on this machine, then saved runs, newest first."""
-        frame = self.runs()
-        complete = frame[frame.state == "COMPLETE"]
         names = [entry.name for entry in self.catalogue() if entry.offline]
-        names += [name for name in complete.model.dropna().unique() if name not in names]
-        dense = [_dense_model(name) for name in names]
-        pruned = complete[complete.method.notna()]
-        rows = zip(pruned["id"], pruned["name"], pruned["params_after"], pruned["bytes"], strict=True)
-        saved = [_saved_model(self.home, *row) for row in rows]
-        return [model for model in (*dense, *saved) if model is not None]
+        return talkers.of(self.home, self.runs(), names)
 
     def chat_client(self) -> ChatClient:
         """The inference worker's client, one for the process."""
@@ -400,24 +406,6 @@ def _unsettled(experiment: Experiment, error: InputError) -> Preview:
         command=previews.command(experiment),
         identical=None,
     )
-
-
-def _dense_model(name: str) -> ChatModel | None:
-    try:
-        choice = Experiment.parse({"model": {"name": name}}).model
-        source = catalogue.resolve(choice)
-    except EspalierError:  # it was there when its run was made, and is not now
-        return None
-    size = estimate.weight_bytes(source.architecture)
-    return ChatModel(f"dense:{name}", f"{source.title}, dense", source.architecture.params, size, None, choice)
-
-
-def _saved_model(home: Path, run_id: str, name: str, params: float, size: float) -> ChatModel | None:
-    folder = home / "runs" / run_id / "model"
-    if not (folder / "config.json").is_file():
-        return None
-    counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size))
-    return ChatModel(run_id, name, counted, stored, folder, None, run_id)
 
 
 _service: Service | None = None

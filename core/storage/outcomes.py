@@ -48,17 +48,17 @@ def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
 
 
 def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """Mean NLL of every perplexity window that two runs share: task, doc, first, second."""
+    """Mean NLL of every perplexity window that two runs share: task, doc_hash (of the whole text), doc, first, second."""
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
-        return pd.DataFrame(columns=["task", "doc", "first", "second"])
+        return pd.DataFrame(columns=["task", "doc_hash", "doc", "first", "second"])
     return store.frame(
         f"""
         WITH {_SIDES}
-        SELECT task, doc, a.score AS first, b.score AS second
+        SELECT task, doc_hash, doc, a.score AS first, b.score AS second
         FROM a JOIN b USING (task, doc, doc_hash)
         WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL
-        ORDER BY task, doc""",
+        ORDER BY task, doc_hash, doc""",
         [*map(str, files)],
     )
 
