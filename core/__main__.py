@@ -1,4 +1,4 @@
-"""The command line: `python -m core run | export | methods | models | tasks | reindex`.
+"""The command line: `python -m core run | evaluate | export | methods | models | tasks | reindex`.
 
 `run` works without streamlit, duckdb and plotly. Exit codes: 0 done, 1 the run failed, 2 what was asked for cannot be
 done, 130 cancelled.
@@ -9,9 +9,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from core import evaluate_command
 from core.errors import EspalierError, ExperimentError, InputError
+
+if TYPE_CHECKING:
+    from core.experiment import Experiment
 
 DONE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
 
@@ -48,12 +52,10 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="do one run in the foreground")
     run.add_argument("file", metavar="FILE.yaml", help="the experiment")
-    run.add_argument("--run-dir", metavar="DIR", help="where its files go; an unfinished run there is continued")
-    run.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help="e.g. pruning.ratio=0.4"
-    )
+    _add_common(run)
     run.set_defaults(function=_run)
 
+    evaluate_command.add(commands, _evaluate, _add_common)
     _add_export(commands)
     for name, function, text in (
         ("methods", _methods, "list the pruning methods"),
@@ -66,6 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     reindex = commands.add_parser("reindex", help="rebuild results.duckdb from the run directories")
     reindex.set_defaults(function=_reindex)
     return parser
+
+
+def _add_common(command: Any) -> None:
+    """Options of every command that does a run."""
+    command.add_argument("--run-dir", metavar="DIR", help="where its files go; an unfinished run there is continued")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help="e.g. pruning.ratio=0.4"
+    )
+    command.add_argument(
+        "--allow-unsafe-code",
+        action="store_true",
+        help="let tasks run code that the model writes, or that their YAML file names, in this process",
+    )
 
 
 def _add_export(commands: Any) -> None:
@@ -87,15 +102,27 @@ def _add_export(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from core.experiment import Experiment
+
+    return _work(Experiment.from_yaml(_read(options.file)), options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    return _work(evaluate_command.experiment_of(options), options)
+
+
+def _work(experiment: "Experiment", options: argparse.Namespace) -> int:
+    """Do a run in the foreground, in its folder; the exit code."""
     from core.jobs import worker
 
     worker.prepare_environment()
-    from core.experiment import Experiment
+    from core.data.tasks import allow_code
     from core.jobs.pipeline import require_data, settle
     from core.jobs.rundir import RunDirectory, new_run_id
     from core.settings import runs_dir
 
-    experiment = Experiment.from_yaml(_read(options.file))
+    if options.allow_unsafe_code:
+        allow_code()
     if options.changes:
         experiment = experiment.with_changes(_changes(options.changes))
     setting = settle(experiment)
@@ -234,12 +261,18 @@ def _report(directory: Any, code: int) -> int:
         return code
     results = directory.results() or {}
     pruning = results.get("pruning", {})
-    print(f"parameters {pruning['params_before']:,} → {pruning['params_after']:,}, "
-          f"non-zero {pruning['nonzero_after']:,} (−{pruning['achieved_model_ratio']:.1%} of the model)")  # fmt: skip
+    if (results.get("experiment") or {}).get("pruning") is None:
+        print(f"{pruning['params_after']:,} parameters, {pruning['nonzero_after']:,} of them not zero, "
+              f"{pruning['bytes']:,} bytes")  # fmt: skip
+    else:
+        print(f"parameters {pruning['params_before']:,} → {pruning['params_after']:,}, "
+              f"non-zero {pruning['nonzero_after']:,} (−{pruning['achieved_model_ratio']:.1%} of the model)")  # fmt: skip
     for metric in results.get("metrics", []):
         value = "nan" if metric["value"] is None else f"{metric['value']:.4g}"
         error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.2g}"
-        of = "" if metric["stage"] == "pruned" else f"  ({metric['stage']})"
+        batch = (metric["protocol"] or {}).get("batch", 1)
+        of = f"  (batch {batch})" if batch != 1 and metric["task"].startswith("speed") else ""
+        of += "" if metric["stage"] == "pruned" else f"  ({metric['stage']})"
         print(f"{metric['task']:<28} {metric['metric']:<26} {value}{error}{of}")
     print(f"results: {directory.results_file}")
     return DONE

