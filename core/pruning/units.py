@@ -127,9 +127,13 @@ class Structure:
         score: maps a member to (out, in). channel: applied to the sum over each channel's fan (a row's inputs, a
         column's outputs) before the channels of a unit are added up; None leaves it. Returns (units,).
         """
+        return self.by_member(score, channel).sum(dim=0)
+
+    def by_member(self, score: Callable[[Member], Tensor], channel: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The sums of `sum` before the members are added up: (members, units)."""
         fans = (score(member).sum(dim=1 - member.axis) for member in self.members)  # each (channels,)
         reduced = (fan if channel is None else channel(fan) for fan in fans)
-        return torch.stack([each.view(self.units, -1).sum(dim=1) for each in reduced]).sum(dim=0)
+        return torch.stack([each.view(self.units, -1).sum(dim=1) for each in reduced])
 
 
 def unit_of(part: str, heads: str) -> Unit:

@@ -49,6 +49,23 @@ def test_each_order_gives_the_hand_worked_scores(channels: Structure, order: str
     assert taylor(channels, TaylorOptions(order=order)).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("sum", [5.0, 3.0]),  # gate, up, down: 2, 1, 2 and 1, 1, 1
+        ("product", [4 ** (1 / 3), 1.0]),
+        ("max", [2.0, 1.0]),
+    ],
+)
+def test_matrices_are_reduced_by_hand(channels: Structure, reduction: str, expected: list[float]) -> None:
+    assert taylor(channels, TaylorOptions(reduction=reduction)).tolist() == pytest.approx(expected)
+
+
+def test_a_matrix_without_gradients_does_not_break_the_product(channels: Structure) -> None:
+    channels.members[0].gradients.gradient.zero_()
+    assert taylor(channels, TaylorOptions(reduction="product")).tolist() == [0.0, 0.0]
+
+
 def test_only_the_orders_with_second_derivatives_ask_for_the_fisher_diagonal() -> None:
     method = get("taylor")
     assert method.needs_for({}) == {"gradients"}
