@@ -26,8 +26,9 @@ if not chosen:
 compare_choose.without_baseline(service, runs, baselines)
 ids = list(dict.fromkeys([*chosen, *(run_id for run_id in baselines.values() if run_id)]))
 titles = {method.name: method.title for method in service.methods()}
-table = charts.points(runs[runs["id"].isin(ids)], service.metrics(ids), baselines, titles)
+paired = service.differences(baselines)
+table = charts.points(runs[runs["id"].isin(ids)], service.metrics(ids), baselines, titles, paired)
 if table.empty:
     st.html(theme.note("The chosen runs have no numbers: nothing was evaluated.", level="info"))
 else:
-    compare_show.show(table)
+    compare_show.show(service, table)

@@ -8,17 +8,18 @@ import pandas as pd
 import streamlit as st
 
 from core import charts
-from pages._parts import theme
+from core.service import Service
+from pages._parts import compare_pairs, theme
 
-TRADEOFF, BY_RATIO, BY_TASK = "Quality and size", "By ratio", "By task"
+TRADEOFF, BY_RATIO, BY_TASK, TWO_RUNS = "Quality and size", "By ratio", "By task", "Two runs"
 SHARE, PARAMETERS, ASKED = "share of the whole model", "parameters kept", "ratio asked for"
 
 
-def show(table: pd.DataFrame) -> None:
+def show(service: Service, table: pd.DataFrame) -> None:
     """Picker, chart, table, download."""
     qualities = charts.qualities(table)
     tasks = [quality for quality in qualities if quality.is_task and quality.primary]
-    kinds = [TRADEOFF, BY_RATIO, *([BY_TASK] if tasks else [])]
+    kinds = [TRADEOFF, BY_RATIO, *([BY_TASK] if tasks else []), TWO_RUNS]
     kind = st.segmented_control(
         "Chart",
         kinds,
@@ -28,7 +29,9 @@ def show(table: pd.DataFrame) -> None:
         bind="query-params",
         label_visibility="collapsed",
     )
-    if kind == BY_TASK:
+    if kind == TWO_RUNS:
+        compare_pairs.show(service, table)
+    elif kind == BY_TASK:
         _by_task(table, tasks)
     else:
         _against(table, qualities, str(kind))
@@ -90,7 +93,17 @@ def _panels(panels: Sequence[charts.Panel], draw: Callable[[charts.Panel], objec
 
 def _by_task(table: pd.DataFrame, tasks: Sequence[charts.Quality]) -> None:
     _chart(charts.task_dots(table, tasks, dark=theme.dark()), "accuracy by task", "compare_plot_tasks")
-    st.html('<p class="esp-fact">The task’s usual metric. The dotted line is guessing. Bars are 95 % intervals.</p>')
+    st.html(
+        '<p class="esp-fact">The task’s usual metric. Dotted: guessing; dashed: always the most frequent '
+        "answer. Bars are 95 % intervals.</p>"
+    )
+    _mixed(tasks)
+
+
+def _mixed(qualities: Sequence[charts.Quality]) -> None:
+    """Say plainly where the page holds values that were measured in different ways."""
+    for sentence in charts.mixed_protocols(qualities):
+        st.html(theme.note(sentence))
 
 
 def _chart(figure: object, name: str, key: str) -> None:
@@ -102,26 +115,44 @@ def _table(table: pd.DataFrame, qualities: Sequence[charts.Quality]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="compare_table_head"):
         st.html('<h2 class="esp-section">Numbers<span>value ± standard error, Δ against dense</span></h2>')
         everything = st.toggle("All metrics", key="compare_all")
+        tasks = st.toggle(
+            "Mark tasks",
+            key="compare_mark_tasks",
+            help="Mark single tasks, too, corrected by Holm over all tasks and runs shown. By default only the mean of "
+            "the seven tasks, perplexity and speed are marked.",
+        )
         st.download_button(
             "CSV", charts.export(table), "espalier-comparison.csv", "text/csv", key="compare_csv", type="tertiary",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     chosen = [quality for quality in qualities if everything or quality.primary]
-    numbers, texts = charts.comparison_table(table, chosen)
+    numbers, texts = charts.comparison_table(table, chosen, tasks=tasks)
     numbers = numbers.drop(columns=charts.without_numbers(numbers))
     st.dataframe(
         _styled(numbers, texts),
         key="compare_table",
         hide_index=True,
         height="content" if len(numbers) <= 15 else 560,
-        column_config={"Run": st.column_config.TextColumn(pinned=True, width="medium")},
+        column_config={
+            "Run": st.column_config.TextColumn(pinned=True, width="medium"),
+            **{quality.label: st.column_config.NumberColumn(help=_tip(table, quality)) for quality in chosen},
+        },
         placeholder="–",
         alt="Numbers of the chosen runs with differences to the dense model",
     )
+    leaks = charts.leaks(table[table["quality"].isin([quality.key for quality in chosen])])
+    for sentence in leaks:
+        st.html(theme.note(f"† {sentence}"))
+    _mixed(chosen)
     st.html(
-        '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the 95 % interval of the difference. It takes the '
-        "two values as independent, which is cautious where both were measured on the same documents.</p>"
+        '<p class="esp-fact">▲ better, ▼ worse than dense at 5 %, corrected by Holm over the runs shown. Differences '
+        "are taken document by document where both runs answered the same ones, else as of independent values.</p>"
     )
+
+
+def _tip(table: pd.DataFrame, quality: charts.Quality) -> str:
+    """The protocol, for a column's tooltip, which reads Markdown."""
+    return theme.plain(charts.about(table, quality))
 
 
 def _styled(numbers: pd.DataFrame, texts: pd.DataFrame) -> object:

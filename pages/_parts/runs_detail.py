@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from core import charts
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_export, theme
+from pages._parts import runs_export, runs_numbers, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_board import EVERY_S, act
 
@@ -178,7 +176,8 @@ def _body(service: Service, detail: RunDetail) -> None:
             theme.figure(branches)
             st.html(f'<p class="esp-fact">{theme.html(_size_line(detail))}</p>')
     with facts:
-        _numbers(service, detail)
+        method = str(_choice(detail).get("method") or "dense")
+        runs_numbers.show(service, detail, pruned=bool(_choice(detail)), method=method)
         seconds = say.stage_seconds(detail)
         if seconds:
             total = theme.duration(sum(seconds.values()))
@@ -223,47 +222,3 @@ def _planned(detail: RunDetail) -> str:
     if plan is None:
         return ""
     return f"{100 * plan.achieved_model_ratio:.1f} % of the whole model"
-
-
-def _numbers(service: Service, detail: RunDetail) -> None:
-    if detail.metrics.empty:
-        return
-    run_id = detail.status.id
-    others = [detail.baseline] if detail.baseline and detail.baseline != run_id else []
-    runs = service.runs()
-    runs = runs[runs["id"].isin([run_id, *others])]
-    metrics = service.metrics([run_id, *others])
-    table = charts.points(runs, metrics, {run_id: others[0]} if others else {})
-    own = table[table["run_id"] == run_id]
-    if own.empty:
-        return
-    head = "Numbers against dense" if others else "Numbers"
-    st.html(f'<h2 class="esp-section">{head}</h2>{_numbers_html(own)}')
-    if not others and _choice(detail) and detail.experiment is not None:
-        st.html('<p class="esp-fact">No dense run was judged in the same way, so there is nothing to compare with.</p>')
-        st.button(
-            "Queue the dense baseline", key="runs_baseline", on_click=act,
-            args=(service.submit_baselines, [detail.status.id]),
-        )  # fmt: skip
-
-
-def _numbers_html(own: pd.DataFrame) -> str:
-    compared = bool(own["dense"].notna().any())
-    head = "<th></th><th>value ± standard error</th>"
-    key = ""
-    if compared:
-        head += '<th class="dense">dense</th><th>difference</th>'
-        key = '<p class="esp-fact">▲ better, ▼ worse than dense, beyond the difference’s 95 % interval.</p>'
-    rows = "".join(_number_row(charts.at(own, quality).iloc[0], quality, compared) for quality in charts.qualities(own))
-    return f'<div class="esp-scroll"><table class="esp-table"><tr>{head}</tr>{rows}</table></div>{key}'
-
-
-def _number_row(row: pd.Series, quality: charts.Quality, compared: bool) -> str:
-    words = theme.html(charts.protocol_words(row["protocol"], quality.task))
-    cells = [f"<td>{theme.html(quality.label)}<small>{words}</small></td>"]
-    cells.append(f"<td>{theme.html(charts.measured(row['value'], row['stderr'], quality))}</td>")
-    if compared:
-        dense = charts.measured(row["dense"], row["dense_stderr"], quality)
-        cells.append(f'<td class="dense">{theme.html(dense)}</td>')
-        cells.append(f"<td>{theme.html(charts.difference(row['delta'], row['delta_stderr'], quality))}</td>")
-    return f"<tr>{''.join(cells)}</tr>"

@@ -1,0 +1,104 @@
+"""The numbers of one opened run: values against dense, what guessing gives, what should be known, drift by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import charts
+from core.charts_layers import drift_rows, layer_drift
+from core.service import RunDetail, Service
+from pages._parts import theme
+from pages._parts.runs_board import act
+
+
+def show(service: Service, detail: RunDetail, *, pruned: bool, method: str) -> None:
+    """Table of all metrics; where there is no dense run, the offer of one; remarks; drift by layer."""
+    if not detail.metrics.empty:
+        _table(service, detail, pruned=pruned)
+    _drift(detail, method)
+
+
+def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
+    run_id = detail.status.id
+    others = [detail.baseline] if detail.baseline and detail.baseline != run_id else []
+    runs = service.runs()
+    runs = runs[runs["id"].isin([run_id, *others])]
+    metrics = service.metrics([run_id, *others])
+    baselines: dict[str, str | None] = {run_id: others[0]} if others else {}
+    table = charts.points(runs, metrics, baselines, paired=service.differences(baselines))
+    own = table[table["run_id"] == run_id]
+    if own.empty:
+        return
+    head = "Numbers against dense" if others else "Numbers"
+    st.html(f'<h2 class="esp-section">{head}</h2>{_numbers_html(own)}{_remarks_html(own, detail)}')
+    if not others and pruned and detail.experiment is not None:
+        st.html('<p class="esp-fact">No dense run was judged in the same way, so there is nothing to compare with.</p>')
+        st.button(
+            "Queue the dense baseline", key="runs_baseline", on_click=act,
+            args=(service.submit_baselines, [detail.status.id]),
+        )  # fmt: skip
+
+
+def _numbers_html(own: pd.DataFrame) -> str:
+    compared = bool(own["dense"].notna().any())
+    head = "<th></th><th>value ± standard error</th>"
+    key = ""
+    if compared:
+        head += '<th class="dense">dense</th><th>difference</th>'
+        key = (
+            '<p class="esp-fact">▲ better, ▼ worse than dense at 5 %, corrected by Holm; single tasks are not marked: '
+            "read their mean. Differences are taken document by document where both runs answered the same ones.</p>"
+        )
+    qualities = charts.qualities(own)
+    marks = charts.marks(own, qualities)
+    rows = "".join(
+        _row(row, quality, compared, marks.get((str(row["run_id"]), quality.key), ""))
+        for quality in qualities
+        for row in [charts.at(own, quality).iloc[0]]
+    )
+    return f'<div class="esp-scroll"><table class="esp-table"><tr>{head}</tr>{rows}</table></div>{key}'
+
+
+def _row(row: pd.Series, quality: charts.Quality, compared: bool, mark: str) -> str:
+    words = [charts.protocol_words(row["protocol"], quality.task)]
+    if quality.measured_chance is not None and quality.majority is not None:
+        words.append(charts.rates_words(quality.measured_chance, quality.majority))
+    said = " · ".join(filter(None, words))
+    whole = " · ".join([*charts.whole_protocol(row["protocol"]), *charts.detail_words(row["details"])])
+    value = charts.measured(row["value"], row["stderr"], quality) + charts.leak(row["details"])
+    cells = [f"<td>{theme.html(quality.label)}<small>{theme.html(said)}</small></td>"]
+    cells.append(f'<td title="{theme.html(whole)}">{theme.html(value)}</td>')
+    if compared:
+        dense = charts.measured(row["dense"], row["dense_stderr"], quality)
+        cells.append(f'<td class="dense">{theme.html(dense)}</td>')
+        cells.append(f"<td>{theme.html(charts.difference(row['delta'], row['delta_stderr'], quality, mark))}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _remarks_html(own: pd.DataFrame, detail: RunDetail) -> str:
+    """Leakage behind the values with †, then what else the run says of itself."""
+    leaks = [sentence.removeprefix(f"{own['label'].iloc[0]}: ") for sentence in charts.leaks(own)]
+    warnings = (detail.results or {}).get("warnings")
+    others = [str(text) for text in warnings if text not in leaks] if isinstance(warnings, list) else []
+    return "".join(theme.note(f"† {text}") for text in leaks) + "".join(theme.note(text) for text in others)
+
+
+def _drift(detail: RunDetail, method: str) -> None:
+    found: Any = (detail.results or {}).get("layer_errors")
+    if drift_rows(found):
+        chart = layer_drift(found, method, dark=theme.dark())
+        st.plotly_chart(
+            chart, theme=None, width="stretch", key="runs_drift", config=charts.config("drift by layer"),
+            alt=charts.alt(chart),
+        )  # fmt: skip
+        positions = (found.get("protocol") or {}).get("positions")
+        words = f"Mean over {positions:,} positions" if isinstance(positions, int) else "Mean over positions"
+        st.html(
+            f'<p class="esp-fact">{words}, each by its own norm; bars are 95 % intervals. 0 % is the dense model’s '
+            "state, 100 % as far off as zeros.</p>"
+        )
+    elif isinstance(found, dict) and found.get("reason"):
+        st.html(f'<p class="esp-fact">No drift by layer: {theme.html(found["reason"])}</p>')
