@@ -33,6 +33,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131_072,
     },
 }
+# Other families' words for the same; models of those are judged, not cut, so that their counts may be about right.
+_OTHER_WORDS = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers"),
+    "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
+}
 _QKV_BIAS = {"qwen2"}  # on q, k and v, whatever config.json says
 _NO_ATTENTION_BIAS = {"mistral", "phi3"}
 _NO_MLP_BIAS = {"mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
@@ -84,7 +92,7 @@ class Architecture:
                 f"A {model_type or 'multimodal'} model reads more than text: its {part} model is only a part of it.",
                 "Choose a model of text alone, or save the text part as a model of its own.",
             )
-        config = {**_DEFAULTS.get(model_type, {}), **config}
+        config = {**_DEFAULTS.get(model_type, {}), **_in_our_words(config)}
         heads = _count(config, "num_attention_heads")
         hidden = _count(config, "hidden_size")
         base = LayerSizes(heads, _count(config, "num_key_value_heads", heads), _count(config, "intermediate_size"))
@@ -174,6 +182,21 @@ class Architecture:
         linear = sum(r * c for i in range(self.n_layers) for r, c in self.matrix_shapes(i).values())
         attention = sum(2 * s.heads * self.head_dim * context for s in self.layers)
         return tokens * (linear + attention + self.vocab_size * self.hidden_size)
+
+
+def _in_our_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with GPT-2's and its kin's names of the sizes as the others have them."""
+    found = {
+        name: config[other]
+        for name, others in _OTHER_WORDS.items()
+        for other in others
+        if name not in config and isinstance(config.get(other), int)
+    }
+    if not found:
+        return config
+    if isinstance(width := found.get("hidden_size", config.get("hidden_size")), int):
+        found.setdefault("intermediate_size", 4 * width)  # what they take where they say nothing
+    return {**found, **config}
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
