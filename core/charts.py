@@ -28,6 +28,7 @@ from core.charts_style import (
     safe,
 )
 from core.charts_tables import (
+    DELTA,
     GUESSING,
     MAJORITY,
     about,
@@ -43,8 +44,8 @@ from core.charts_tables import (
 from core.charts_words import detail_words, mapping, protocol_words, rates_words, whole_protocol
 
 __all__ = [
-    "GUESSING", "MAJORITY", "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "about", "alt", "at",
-    "at_order", "comparison_table", "config", "detail_words", "difference", "export", "leak", "leaks", "marks",
+    "DELTA", "GUESSING", "MAJORITY", "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "about", "alt",
+    "at", "at_order", "comparison_table", "config", "detail_words", "difference", "export", "leak", "leaks", "marks",
     "measured", "missing", "mixed_protocols", "panels", "percent", "points", "protocol_words", "qualities",
     "rates_words", "ratio_curve", "safe", "task_dots", "tradeoff", "whole_protocol", "without_numbers",
 ]  # fmt: skip

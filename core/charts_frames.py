@@ -86,17 +86,18 @@ class Quality:
     """Accuracy of always giving the most frequent answer, on the documents themselves."""
 
     @property
-    def label(self) -> str:
-        """What stands on axes and in pickers."""
+    def name(self) -> str:
+        """Task and metric, without the protocol."""
         about, _, corpus = self.task.partition("/")
         name = _NAMES.get(self.metric, self.metric)
         if about in ("perplexity", "fidelity", "speed"):
-            base = f"{name}, {corpus}" if corpus else name
-        elif self.is_mean:
-            base = self.task
-        else:
-            base = f"{self.task} {name}"
-        return f"{base} ({self.protocol or self.protocol_key})" if self.distinguish else base
+            return f"{name}, {corpus}" if corpus else name
+        return self.task if self.is_mean else f"{self.task} {name}"
+
+    @property
+    def label(self) -> str:
+        """What stands on axes and in pickers."""
+        return f"{self.name} ({self.protocol or self.protocol_key})" if self.distinguish else self.name
 
     @property
     def lower_is_better(self) -> bool:

@@ -70,5 +70,5 @@ def layer_drift(found: Mapping[str, Any], method: str, *, dark: bool = False) ->
             )
         )
     chart.update_xaxes(title_text="after layer", dtick=5 if len(rows) > 12 else 1)
-    chart.update_yaxes(title_text="‖dense − pruned‖ / ‖dense‖", tickformat=".0%", rangemode="tozero")
+    chart.update_yaxes(title_text="relative error", tickformat=".0%", rangemode="tozero")
     return chart

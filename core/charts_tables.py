@@ -16,7 +16,7 @@ DELTA = "Δ "
 LEVEL = 0.05
 LEAK = " †"
 """Stands behind a value that calibration may have made better than it is."""
-GUESSING, MAJORITY = "guessing", "most frequent answer"
+GUESSING, MAJORITY = "guessing", "majority"
 """Ids and names of the rows that say what accuracy is worth."""
 
 Marks = Mapping[tuple[str, str], str]
@@ -59,7 +59,7 @@ def comparison_table(
     Columns: Run, Method, Ratio, Removed, Parameters, then each quality's label and `Δ label`, its difference to the
     dense model where both were measured in the same way. Texts carry standard errors and units; differences end in
     their `marks`, values that leakage may flatter in †. Where the rates of tasks' documents are known, two more rows
-    say what guessing and the most frequent answer would score.
+    say what guessing, and always the most frequent answer, would score.
     """
     marked = marks(table, chosen, tasks=tasks)
     order = at_order(table.drop_duplicates("run_id")).set_index("run_id")
@@ -120,16 +120,19 @@ def leaks(table: pd.DataFrame) -> list[str]:
 
 
 def mixed_protocols(chosen: Sequence[Quality]) -> list[str]:
-    """A sentence for each task and metric that was measured in several ways, saying which."""
-    ways: dict[tuple[str, str], list[Quality]] = {}
+    """Sentences on what was measured in several ways, and in which; what was so in the same ways shares one."""
+    ways: dict[str, list[str]] = {}
     for quality in chosen:
         if quality.distinguish:
-            ways.setdefault((quality.task, quality.metric), []).append(quality)
+            ways.setdefault(quality.name, []).append(quality.protocol or quality.protocol_key)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, each in ways.items():
+        if len(each) > 1:
+            alike.setdefault(tuple(sorted(each)), []).append(name)
     return [
-        f"{task}, {metric}, was measured in {len(each)} ways ({'; '.join(q.protocol for q in each)}): "
-        "values of different ways do not compare."
-        for (task, metric), each in ways.items()
-        if len(each) > 1
+        f"Measured in {len(each)} ways ({'; '.join(each)}): {', '.join(names)}. "
+        "Values of different ways stand apart and are never subtracted."
+        for each, names in alike.items()
     ]
 
 

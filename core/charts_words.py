@@ -39,8 +39,10 @@ def protocol_words(protocol: str | Mapping[str, Any], task: str = "") -> str:
         value = data.get(key)
         if value is None or value is False or value == "" or (key == "corpus" and str(value) in task):
             continue
+        if key == "split" and "shots" in data:  # each task has its own, always
+            continue
         words.append(_word(key, value))
-        if key == "limit" and isinstance(value, int) and value > 0:
+        if key == "limit" and isinstance(value, int) and value > 0 and "parts" not in data:  # of one task
             words[-1] += f" (±{100 * certainty(value):.0f} points)"
     return ", ".join(words)
 
@@ -53,12 +55,15 @@ def whole_protocol(protocol: str | Mapping[str, Any]) -> list[str]:
 
 
 def differing_words(protocols: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> str:
-    """What sets this protocol apart from others of the same task and metric."""
+    """What sets this protocol apart from others of the same task and metric; counts only where nothing else does."""
     keys = sorted({key for protocol in protocols for key in protocol})
     differing = [key for key in keys if len({canonical(protocol.get(key)) for protocol in protocols}) > 1]
+    differing.sort(key=lambda key: (_SHORT.index(key) if key in _SHORT else 99, key))
     told = [key for key in differing if key not in _COUNTS] or differing
-    order = sorted(told, key=lambda key: (_SHORT.index(key) if key in _SHORT else 99, key))
-    return ", ".join(_word(key, own.get(key)) for key in order)
+    alike = [protocol for protocol in protocols if all(protocol.get(key) == own.get(key) for key in told)]
+    if len({canonical(protocol) for protocol in alike}) > 1:
+        told += [key for key in ("tokens",) if key in differing and key not in told]
+    return ", ".join(_word(key, own.get(key)) for key in told)
 
 
 def detail_words(details: str | Mapping[str, Any]) -> list[str]:
@@ -80,8 +85,8 @@ def detail_words(details: str | Mapping[str, Any]) -> list[str]:
 
 
 def rates_words(chance: float, majority: float) -> str:
-    """`guessing 25.0 %, most frequent answer 26.4 %`."""
-    return f"guessing {100 * chance:.1f} %, most frequent answer {100 * majority:.1f} %"
+    """`guessing 25.0 %, majority 26.4 %`: accuracy of a random, and of always the most frequent answer."""
+    return f"guessing {100 * chance:.1f} %, majority {100 * majority:.1f} %"
 
 
 def _entry(key: str, value: Any) -> str:
@@ -91,8 +96,8 @@ def _entry(key: str, value: Any) -> str:
         return "all documents"
     if key in ("corpus", "split", "data", "dtype", "device", "harness"):
         return f"{key} {_plain(value)}"
-    if key in ("tokens", "windows") and isinstance(value, int):
-        return f"{value:,} {key}"
+    if key in ("tokens", "windows"):
+        return _word(key, value)
     if key.endswith("sha256"):
         return f"{key.removesuffix('_sha256')} SHA-256 {str(value)[:_HASHES]}…"
     return _word(key, value, longest=60) if key in _SHORT else f"{key.replace('_', ' ')} {_plain(value)}"
@@ -117,6 +122,8 @@ def _word(key: str, value: Any, longest: int = 12) -> str:
         return f"{'with' if value else 'without'} {'BOS' if key == 'bos' else 'chat template'}"
     if key in ("corpus", "split", "dtype", "data"):
         return str(value)
+    if key in ("tokens", "windows") and isinstance(value, int):
+        return f"{value:,} {key}"
     if key == "shots":
         return f"{value} shots"
     return f"{key.replace('_', ' ')} {str(value)[:longest]}"

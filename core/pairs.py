@@ -60,6 +60,8 @@ class PerplexityPair:
     second: float
     low: float
     high: float
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """How the first was measured; the second read the same tokens."""
 
     @property
     def ratio(self) -> float:
@@ -108,6 +110,7 @@ def pair(store: Store, home: Path, first: str, second: str) -> RunPair:
     if counted.empty and windows.empty:
         return RunPair(first, second, problem="These runs share no document: they were judged on different tasks.")
     protocols = _protocols(store, first, second)
+    texts = _texts(store, first)
     found = {key: compare(n, both, lost, won) for key, (n, both, lost, won) in _counts(counted).items()}
     reported = {key for key in found if SEVEN_METRICS.get(key[0], "acc") == key[1]}
     corrected = holm({f"{task} {metric}": found[task, metric].p for task, metric in sorted(reported)})
@@ -123,7 +126,7 @@ def pair(store: Store, home: Path, first: str, second: str) -> RunPair:
     main = [row.paired for row in rows if row.reported]
     return RunPair(
         first, second, tuple(rows), mean_of(main) if len(main) > 1 else None,
-        tuple(_perplexity(task, group) for (task, _), group in _by_text(windows)),
+        tuple(_perplexity(task, group, texts.get(text, {})) for (task, text), group in _by_text(windows)),
     )  # fmt: skip
 
 
@@ -207,11 +210,17 @@ def _by_text(windows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]
     return [((str(task), str(text)), group) for (task, text), group in groups]
 
 
-def _perplexity(task: str, group: pd.DataFrame) -> PerplexityPair:
+def _texts(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
+    """Protocols of a run's perplexities by the hash of their tokens, as windows have it."""
+    found = (json.loads(str(text)) for text in store.metrics([run_id])["protocol"])
+    return {str(protocol["tokens_sha256"])[:16]: protocol for protocol in found if "tokens_sha256" in protocol}
+
+
+def _perplexity(task: str, group: pd.DataFrame, protocol: Mapping[str, Any]) -> PerplexityPair:
     first, second = group["first"].tolist(), group["second"].tolist()
     low, high = compare_perplexity(first, second)
     means = [math.exp(math.fsum(values) / len(values)) for values in (first, second)]
-    return PerplexityPair(task.partition("/")[2], len(group), means[0], means[1], low, high)
+    return PerplexityPair(task.partition("/")[2], len(group), means[0], means[1], low, high, protocol)
 
 
 def _protocols(store: Store, first: str, second: str) -> dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]]:

@@ -26,7 +26,7 @@ from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
 from core.models import catalogue
 from core.models.sizes import Architecture
-from core.pairs import Flip, RunPair, TaskPair
+from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
 from core.pruning import registry
 from core.storage.store import Store
 from core.views import ChatModel, Preview, RunDetail, StatusLine
@@ -36,6 +36,7 @@ __all__ = [
     "ExportChoice",
     "ExportStatus",
     "Flip",
+    "PerplexityPair",
     "Preview",
     "RunDetail",
     "RunPair",
@@ -134,7 +135,7 @@ class Service:
             memory_bytes=memory,
             seconds=sum(stages.values()),
             seconds_basis=pace.basis(work.device, work.dtype),
-            smaller=previews.smaller(cut),
+            smaller=previews.smaller(cut, setting),
             faster=previews.faster(cut, experiment),
             loads_in=previews.opens_in(setting, cut),
             yaml=experiment.to_yaml(),
@@ -155,9 +156,9 @@ class Service:
         """What the zeros of a pattern such as `2:4` are worth to which engines; '' for zeros that stand anywhere."""
         return previews.zeros(pattern)
 
-    def smaller_and_faster(self, keep: float) -> dict[str, Any]:
-        """`pruning` of the best known recipe that keeps this share of the model's parameters."""
-        return presets.smaller_and_faster(keep)
+    def smaller_and_faster(self, keep: float, stock: bool = False) -> dict[str, Any]:
+        """`pruning` of the best known recipe that keeps this share of the parameters; stock: all layers alike."""
+        return presets.smaller_and_faster(keep, stock=stock)
 
     def quick_look(self) -> list[Experiment]:
         """The runs behind "prune SmolLM2 to see how it works"."""

@@ -48,7 +48,7 @@ def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
 
 
 def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """Mean NLL of every perplexity window that two runs share: task, doc_hash (of the whole text), doc, first, second."""
+    """Mean NLL of each window that two runs share: task, doc_hash (of the whole text), doc, first, second."""
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
         return pd.DataFrame(columns=["task", "doc_hash", "doc", "first", "second"])

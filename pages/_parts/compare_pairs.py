@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from core import charts
-from core.service import Flip, RunPair, Service, TaskPair
+from core.service import Flip, PerplexityPair, RunPair, Service, TaskPair
 from pages._parts import theme
 
 LOST, WON = "right → wrong", "wrong → right"
@@ -24,7 +24,8 @@ def show(service: Service, table: pd.DataFrame) -> None:
     if len(names) < 2:
         st.html('<p class="esp-fact">Tick a second run to hold it against the first.</p>')
         return
-    first, second = _choose(names)
+    pruned = runs.loc[runs["kind"].ne("dense"), "run_id"].astype(str).tolist()
+    first, second = _choose(names, list(names).index(pruned[0]) if pruned else 1)
     if first == second:
         st.html('<p class="esp-fact">Both are the same run.</p>')
         return
@@ -39,13 +40,15 @@ def show(service: Service, table: pd.DataFrame) -> None:
         _flips(service, found, names)
 
 
-def _choose(names: Mapping[str, str]) -> tuple[str, str]:
+def _choose(names: Mapping[str, str], other: int) -> tuple[str, str]:
     ids = list(names)
     left, right = st.columns(2)
     with left:
         first = st.selectbox("From", ids, key="compare_pair_first", format_func=lambda run: names[run])
     with right:
-        second = st.selectbox("To", ids, index=1, key="compare_pair_second", format_func=lambda run: names[run])
+        second = st.selectbox(
+            "To", ids, index=other or 1, key="compare_pair_second", format_func=lambda run: names[run]
+        )
     return str(first), str(second)
 
 
@@ -122,11 +125,7 @@ def _task_row(row: TaskPair) -> str:
 
 
 def _perplexities_html(found: RunPair, names: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<tr><td>{theme.html(each.corpus)}</td><td>{each.windows:,}</td><td>{each.first:,.2f}</td>"
-        f"<td>{each.second:,.2f}</td><td>× {each.ratio:.3f} <small>{each.low:.3f} to {each.high:.3f}</small></td></tr>"
-        for each in found.perplexities
-    )
+    rows = "".join(_perplexity_row(each) for each in found.perplexities)
     head = "".join(
         f"<th>{theme.html(word)}</th>"
         for word in ("", "windows", names[found.first], names[found.second], "ratio, 95 % interval")
@@ -137,8 +136,21 @@ def _perplexities_html(found: RunPair, names: Mapping[str, str]) -> str:
     )
 
 
+def _perplexity_row(each: PerplexityPair) -> str:
+    words = charts.protocol_words(each.protocol, f"perplexity/{each.corpus}")
+    cells = [
+        f"{theme.html(each.corpus)} <small>{theme.html(words)}</small>",
+        f"{each.windows:,}",
+        f"{each.first:,.2f}",
+        f"{each.second:,.2f}",
+        f"× {each.ratio:.3f} <small>{each.low:.3f} to {each.high:.3f}</small>",
+    ]
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    shown = f"{100 * share:+.1f}".replace("-", "−")
+    return "0.0" if shown in ("+0.0", "−0.0") else shown
 
 
 def _interval(low: float, high: float) -> str:
