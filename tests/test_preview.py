@@ -7,7 +7,7 @@ from core import preview as previews
 from core.device import DeviceInfo
 from core.experiment import Experiment
 from core.models.plans import plan
-from core.presets import BEST_FIRST, smaller_and_faster
+from core.presets import smaller_and_faster
 from core.pruning.registry import get
 
 
@@ -112,14 +112,16 @@ def test_hidden_channels_of_a_model_that_does_not_fit_are_refused_beside_the_met
     assert not [p for p in previews.problems_of(setting(method="hidden", ratio=0.25)) if p.level == "error"]
 
 
+@pytest.mark.parametrize("stock", [False, True])
 @pytest.mark.parametrize("keep", [0.95, 0.8, 0.65, 0.5])
-def test_the_recipe_for_a_smaller_model_keeps_the_share_that_was_asked_for(keep):
-    one = setting(**smaller_and_faster(keep))
+def test_the_recipe_for_a_smaller_model_keeps_the_share_that_was_asked_for(keep, stock):
+    one = setting(**smaller_and_faster(keep, stock=stock))
     assert [p for p in previews.problems_of(one) if p.level == "error"] == []
     cut = previews.planned(one)
     # every layer loses the same, 32 channels at a time: half such a step of SmolLM2 is 0.6 %
     assert cut.params_after / cut.params_before == pytest.approx(keep, abs=0.0063)
-    assert cut.after.uniform
-    assert one.experiment.pruning.method in BEST_FIRST
     assert get(one.experiment.pruning.method).kind == "width"
+    assert cut.exact is stock  # elsewhere measuring decides
+    if stock:
+        assert cut.after.uniform
     assert one.experiment.pruning.reconstruct

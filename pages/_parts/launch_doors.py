@@ -71,7 +71,7 @@ def doors(service: Service, last_layer: int) -> None:
 
 
 def _size(service: Service, last_layer: int) -> None:
-    """How much of the model the first door keeps; moving it opens the door."""
+    """How much of the model the first door keeps, and whether all layers end alike; changing either opens the door."""
     st.select_slider(
         "Share of the model that is kept",
         KEEPS,
@@ -79,6 +79,15 @@ def _size(service: Service, last_layer: int) -> None:
         key="launch_keep",
         persist_state="session",
         label_visibility="collapsed",
+        on_change=open_smaller,
+        args=(service, last_layer),
+    )
+    st.checkbox(
+        "All layers alike, for vLLM",
+        key="launch_stock",
+        persist_state="session",
+        help="Engines that know stock classes only want the same sizes in every layer. That costs quality: perplexity "
+        "36.2 instead of 33.6 for SmolLM2 at 78 % of its parameters.",
         on_change=open_smaller,
         args=(service, last_layer),
     )

@@ -1,5 +1,6 @@
 """Launch, by its keys: what the form holds is what is previewed and queued, and what cannot work is said before."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -442,11 +443,15 @@ def test_the_first_door_fills_in_the_recipe_at_the_size_that_stands_on_it(launch
     launch.button(key="launch_door_smaller").click().run()
     assert launch.session_state["launch_ratio"] == 35
     assert launch.session_state["launch_keep"] == 65
+    launch.checkbox(key="launch_stock").check().run()
+    assert not launch.exception
+    assert yaml(launch).pruning == Experiment.parse({"pruning": service.smaller_and_faster(0.65, True)}).pruning
+    assert service.preview(yaml(launch)).plan.after.uniform
 
 
 def test_every_size_on_the_first_door_can_be_queued(service: Any) -> None:
-    for keep in KEEPS:
-        values = {**DEFAULTS, **from_pruning(service.smaller_and_faster(keep / 100), 29)}
+    for keep, stock in itertools.product(KEEPS, (False, True)):
+        values = {**DEFAULTS, **from_pruning(service.smaller_and_faster(keep / 100, stock), 29)}
         experiments = launch_build.experiments(values, {m.name: m for m in service.methods()}, 30)
         assert [service.preview(experiment).problems for experiment in experiments] == [[]]
 
@@ -521,3 +526,82 @@ def test_a_plan_is_said_in_one_sentence() -> None:
     assert sentence(plan) == (
         "Removes 3 of 9 heads and 608 of 1,536 channels in layer 5; 0–4 and 6–29 stay as they are."
     )
+
+
+# --- evaluation without a cut
+
+
+def test_quantised_runs_take_the_dense_model_along(launch: AppTest, service: Any) -> None:
+    of_kind(launch, NONE)
+    launch.pills(key="launch_quantised").set_value(["q8_0", "q4_0"]).run()
+    assert not launch.exception
+    assert [yaml(launch, i).model.quantised for i in range(2)] == ["q8_0", "q4_0"]
+    assert yaml(launch).evaluation.fidelity
+    assert "Queue 3 runs" in launch.button(key="launch_queue").label
+    launch.button(key="launch_queue").click().run()
+    assert not launch.exception
+    assert [e.model.quantised for e in queued(service)] == [None, "q8_0", "q4_0"]
+    assert [e.name for e in queued(service)][1:] == ["Q8_0", "Q4_0"]
+
+
+def test_a_quantised_run_says_what_it_is_and_where_it_is_smaller(launch: AppTest) -> None:
+    of_kind(launch, NONE)
+    launch.pills(key="launch_quantised").set_value(["q4_0"]).run()
+    text = html(launch)
+    assert "every weight is rounded to Q4_0" in text
+    assert "as a GGUF file" in text
+    assert "vLLM" not in text
+
+
+def test_quantised_models_go_along_with_several_methods() -> None:
+    found = made(**several(width=["l1"]), launch_quantised=["q4_0"], launch_ratios=[20, 40], launch_several_ratios=True)
+    assert [(e.pruning.method if e.pruning else e.model.quantised) for e in found] == ["l1", "l1", "q4_0"]
+
+
+def test_a_cut_model_is_not_quantised_by_what_was_ticked_elsewhere() -> None:
+    (experiment,) = made(launch_quantised=["q4_0"])
+    assert experiment.model.quantised is None
+
+
+# --- all of the harness's tasks
+
+
+@pytest.fixture
+def task_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of names as the helper keeps it."""
+    from core.data import tasks
+
+    monkeypatch.setattr(tasks, "index_file", lambda: tmp_path / "names.json")
+    infos = [
+        tasks.TaskInfo("mmlu", "group", members=("mmlu_art", "mmlu_law")),
+        tasks.TaskInfo("mmlu_art", data_set="org/mmlu"),
+        tasks.TaskInfo("mmlu_law", data_set="org/mmlu"),
+        tasks.TaskInfo("mbpp", unsafe=True),
+    ]
+    (tmp_path / "names.json").write_text(tasks.index_text(infos))
+
+
+def test_tasks_are_found_by_a_part_of_their_name_and_added(task_names: None, launch: AppTest) -> None:
+    launch.text_input(key="launch_task_search").set_value("mmlu").run()
+    found = launch.pills(key="launch_task_found")
+    assert found.options[0].endswith("· 2 tasks")
+    found.set_value(["mmlu_law"]).run()
+    assert not launch.exception
+    assert launch.multiselect(key="launch_tasks").value[-1] == "mmlu_law"
+    assert launch.pills(key="launch_task_found").value == []
+    assert len(launch.pills(key="launch_task_found").options) == 2  # what is chosen is offered no more
+    assert "comes from a data hub" in html(launch)  # and what offline machines lack is said beside the field
+
+
+def test_tasks_that_run_code_are_named_but_not_offered(task_names: None, launch: AppTest) -> None:
+    launch.text_input(key="launch_task_search").set_value("mbpp").run()
+    assert "launch_task_found" not in {pills.key for pills in launch.pills}
+    assert "only the command line can allow" in html(launch)
+
+
+def test_a_task_that_runs_code_cannot_be_queued_by_typing_it(task_names: None, service: Any) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.session_state["launch_tasks"] = ["mbpp"]
+    app.run()
+    assert "runs code that the model writes" in html(app)
+    assert app.button(key="launch_queue").disabled
