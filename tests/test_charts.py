@@ -333,3 +333,129 @@ def test_layers_and_channels_of_the_stream_are_real_cuts_and_never_beside_masks(
     table = pd.DataFrame({"kind": ["dense", "depth", "hidden"]})
     assert charts.panels(table) == ["cut"]
     assert charts.panels(pd.DataFrame({"kind": ["dense", "mask", "depth"]})) == ["cut", "mask"]
+
+
+def accuracies(runs: int, tasks: int, p: float) -> pd.DataFrame:
+    """A table of differences on tasks, each with the same uncorrected p."""
+    rows = [run_row("dense-1", None, name="dense")]
+    rows += [run_row(f"run-{i}", "taylor", 0.3, 0.1 + i / 100, name=f"run {i}") for i in range(runs)]
+    names = ["piqa", "winogrande", "boolq", "arc_easy"][:tasks]
+    metrics = [
+        metric_row(row["id"], task, "acc", 0.6 if i == 0 else 0.5, 0.03) for task in names for i, row in enumerate(rows)
+    ]
+    paired = [(row["id"], task, "acc", "", "dense-1", 100, 0.03, p) for task in names for row in rows[1:]]
+    columns = ["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"]
+    frame = pd.DataFrame(paired, columns=columns)
+    return charts.points(
+        pd.DataFrame(rows), pd.DataFrame(metrics), dict.fromkeys((r["id"] for r in rows), "dense-1"), paired=frame
+    )
+
+
+def test_single_tasks_are_marked_only_on_request_and_after_holm():
+    one, many = accuracies(1, 1, 0.02), accuracies(2, 4, 0.02)
+    for table in (one, many):
+        assert charts.marks(table, charts.qualities(table)) == {}
+    assert set(charts.marks(one, charts.qualities(one), tasks=True).values()) == {"▼"}
+    assert charts.marks(many, charts.qualities(many), tasks=True) == {}  # 8 · 0.02 > 0.05
+    surer = accuracies(2, 4, 0.006)
+    assert len(charts.marks(surer, charts.qualities(surer), tasks=True)) == 8
+
+
+def test_differences_on_the_same_documents_take_the_place_of_independent_ones():
+    table = accuracies(1, 1, 0.02)
+    row = table[table["run_id"] == "run-0"].iloc[0]
+    assert (row["paired"], row["delta_stderr"], row["p"]) == (True, 0.03, 0.02)
+    runs, metrics, baselines = study()
+    apart = charts.points(runs, metrics, baselines).set_index(["run_id", "metric"])
+    assert not apart["paired"].any()
+    delta, stderr = apart.loc[("taylor-30", "perplexity"), ["delta", "delta_stderr"]]
+    assert apart.loc[("taylor-30", "perplexity"), "p"] == pytest.approx(math.erfc(delta / stderr / math.sqrt(2)))
+
+
+def test_pairs_of_fewer_documents_or_of_another_dense_run_are_not_used():
+    runs, metrics, baselines = study()
+    columns = ["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"]
+    rows = [
+        ("taylor-30", "piqa", "acc", "", "dense-1", 99, 0.001, 0.0),
+        ("taylor-20", "piqa", "acc", "", "dense-2", 100, 0.001, 0.0),
+    ]
+    table = charts.points(runs, metrics, baselines, paired=pd.DataFrame(rows, columns=columns))
+    assert not table["paired"].any()
+
+
+def test_the_mean_of_the_seven_tasks_comes_first_of_the_tasks_and_is_marked():
+    runs, metrics, baselines = study()
+    task = "mean of the seven tasks"
+    means = [metric_row("dense-1", task, "acc", 0.6, 0.01), metric_row("taylor-30", task, "acc", 0.5, 0.01)]
+    table = charts.points(runs, pd.concat([metrics, pd.DataFrame(means)]), baselines)
+    found = charts.qualities(table)
+    assert [q.label for q in found][:3] == ["perplexity, passages", task, "piqa acc"]
+    mean = next(q for q in found if q.is_mean)
+    assert charts.marks(table, found)["taylor-30", mean.key] == "▼"
+    shown = charts.task_dots(table, [q for q in found if q.is_task])
+    assert task in shown.layout.yaxis.ticktext
+
+
+def test_rates_measured_on_the_documents_replace_the_tasks_usual_ones():
+    runs, metrics, baselines = study()
+    metrics["details"] = [
+        json.dumps({"chance": 0.5, "majority": 0.62}) if t == "piqa" else "{}" for t in metrics["task"]
+    ]
+    table = charts.points(runs, metrics, baselines)
+    piqa, wino = quality(table, "piqa"), quality(table, "winogrande")
+    assert (piqa.chance, piqa.majority, wino.chance, wino.majority) == (0.5, 0.62, 0.5, None)
+    figure = charts.task_dots(table, [piqa, wino])
+    lines = {trace.name: [x for x in trace.x if x is not None] for trace in figure.data if trace.mode == "lines"}
+    assert lines == {"guessing": [0.5] * 4, "majority": [0.62] * 2}
+
+
+def test_bars_of_perplexity_are_the_bootstrap_interval():
+    runs, metrics, baselines = study()
+    metrics["details"] = [json.dumps({"interval": [75.0, 84.0]}) if v == 78.5 else "{}" for v in metrics["value"]]
+    table = charts.points(runs, metrics, baselines)
+    q = quality(table, "perplexity/passages", "perplexity")
+    trace = next(t for t in traces(charts.tradeoff(table, q)) if t.name == "taylor")
+    place = [custom[0] for custom in trace.customdata].index("taylor-30")
+    assert (trace.error_y.array[place], trace.error_y.arrayminus[place]) == pytest.approx((5.5, 3.5))
+    assert "95 % interval 75.00 to 84.00" in trace.customdata[place][1]
+
+
+def test_hovering_shows_the_whole_protocol(table):
+    q = quality(table, "piqa")
+    text = traces(charts.tradeoff(table, q), "taylor")[0].customdata[0][1]
+    assert all(word in text for word in ("0 shots", "first 100 documents", "harness 0.4.13", "n = 100"))
+
+
+def test_protocols_whose_words_are_alike_are_told_apart_by_their_counts():
+    from core.charts_words import differing_words
+
+    protocols = [
+        {"split": "heldout", "tokens": 100, "tokens_sha256": "a"},
+        {"split": "heldout", "tokens": 2000, "tokens_sha256": "b"},
+        {"split": "train", "tokens": 100, "tokens_sha256": "c"},
+    ]
+    words = [differing_words(protocols, each) for each in protocols]
+    assert words == ["heldout, 100 tokens", "heldout, 2,000 tokens", "train"]
+
+
+def test_every_value_of_a_protocol_is_shown_and_hashes_are_cut_short():
+    from core.charts_words import whole_protocol
+
+    protocol = {"shots": 0, "limit": None, "chat_template": False, "parts": {"piqa": "acc"}, "tokens_sha256": "ab" * 32}
+    words = whole_protocol(protocol)
+    assert words == ["0 shots", "all documents", "without chat template", "parts: piqa acc", "tokens SHA-256 abababab…"]
+
+
+def test_drift_by_layer_draws_what_is_finite_and_opens_what_was_taken_out():
+    from core.charts_layers import drift_rows, layer_drift
+
+    rows = [{"layer": i, "error": e, "stderr": 0.01, "removed": i == 1} for i, e in enumerate((0.1, 0.3, None, 0.2))]
+    found = {"protocol": {"corpus": "passages"}, "layers": rows, "reason": ""}
+    assert [row["layer"] for row in drift_rows(found)] == [0, 1, 3]
+    figure = layer_drift(found, "last")
+    kept, gone = traces(figure)
+    assert (list(kept.x), list(gone.x)) == ([0, 3], [1])
+    assert gone.marker.symbol.endswith("-open")
+    assert "after layer 1: 30.0 %" in charts.alt(figure)
+    for nothing in (None, {}, {"layers": "no"}, {"layers": [{"layer": "x", "error": 1.0}]}):
+        assert drift_rows(nothing) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -59,18 +59,8 @@ def _differences_html(found: RunPair, names: Mapping[str, str]) -> str:
     if not found.tasks:
         return ""
     head = "".join(
-        f'<th title="{theme.html(why)}">{theme.html(word)}</th>'
-        for word, why in (
-            ("", ""),
-            ("documents", "That both runs answered"),
-            (names[found.first], "Share of right answers"),
-            (names[found.second], "Share of right answers"),
-            ("difference", "In points, with its 95 % interval: bootstrap over the shared documents"),
-            (LOST, "Documents that only the first got right"),
-            (WON, "Documents that only the second got right"),
-            ("p", "Exact McNemar test; of the mean, a normal test of the paired difference"),
-            ("p, corrected", "By Holm over the reported metric of all tasks shown"),
-        )
+        f'<th{_hidden(place)} title="{theme.html(why)}">{theme.html(word)}</th>'
+        for place, (word, why) in enumerate(_heads(names[found.first], names[found.second]))
     )
     rows = _mean_row(found) + "".join(_task_row(row) for row in found.tasks)
     apart = sorted({name for row in found.tasks for name in row.differing})
@@ -86,6 +76,30 @@ def _differences_html(found: RunPair, names: Mapping[str, str]) -> str:
         '<p class="esp-fact">Read the mean first: among many tasks some differ by luck, which the corrected p accounts '
         "for. Quiet rows are the task’s other metric.</p>"
     )
+
+
+def _heads(first: str, second: str) -> list[tuple[str, str]]:
+    """Headings, and what each says on hover."""
+    return [
+        ("", ""),
+        ("documents", "That both runs answered"),
+        (first, "Share of right answers"),
+        (second, "Share of right answers"),
+        ("difference", "In points, with its 95 % interval: bootstrap over the shared documents"),
+        (LOST, "Documents that only the first got right"),
+        (WON, "Documents that only the second got right"),
+        ("p", "Exact McNemar test; of the mean, a normal test of the paired difference"),
+        ("p, corrected", "By Holm over the reported metric of all tasks shown"),
+    ]
+
+
+def _hidden(place: int) -> str:
+    """What a phone leaves out: number of documents, and the first run's value."""
+    return ' class="dense"' if place in (1, 2) else ""
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "".join(f"<td{_hidden(place)}>{cell}</td>" for place, cell in enumerate(cells))
 
 
 def _mean_row(found: RunPair) -> str:
@@ -104,7 +118,7 @@ def _mean_row(found: RunPair) -> str:
         f"<b>{_p(mean.p)}</b>",
         "",
     ]
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"<tr>{_cells(cells)}</tr>"
 
 
 def _task_row(row: TaskPair) -> str:
@@ -121,7 +135,7 @@ def _task_row(row: TaskPair) -> str:
         _p(row.corrected),
     ]
     quiet = "" if row.reported else ' class="quiet"'
-    return f"<tr{quiet}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"<tr{quiet}>{_cells(cells)}</tr>"
 
 
 def _perplexities_html(found: RunPair, names: Mapping[str, str]) -> str:

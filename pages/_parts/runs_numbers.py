@@ -33,7 +33,10 @@ def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
     if own.empty:
         return
     head = "Numbers against dense" if others else "Numbers"
-    st.html(f'<h2 class="esp-section">{head}</h2>{_numbers_html(own)}{_remarks_html(own, detail)}')
+    shared = _shared_words(own)
+    how = f"<span>tasks: {theme.html(shared)}</span>" if shared else ""
+    table_html = _numbers_html(own, shared)
+    st.html(f'<h2 class="esp-section">{head}{how}</h2>{table_html}{_remarks_html(own, detail)}')
     if not others and pruned and detail.experiment is not None:
         st.html('<p class="esp-fact">No dense run was judged in the same way, so there is nothing to compare with.</p>')
         st.button(
@@ -42,7 +45,14 @@ def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
         )  # fmt: skip
 
 
-def _numbers_html(own: pd.DataFrame) -> str:
+def _shared_words(own: pd.DataFrame) -> str:
+    """How the tasks were measured, where all were measured alike: then it is said once."""
+    rows = [(quality, charts.at(own, quality).iloc[0]) for quality in charts.qualities(own) if quality.is_task]
+    words = {charts.protocol_words(row["protocol"], q.task) for q, row in rows if not q.is_mean}
+    return words.pop() if len(words) == 1 else ""
+
+
+def _numbers_html(own: pd.DataFrame, shared: str) -> str:
     compared = bool(own["dense"].notna().any())
     head = "<th></th><th>value ± standard error</th>"
     key = ""
@@ -55,15 +65,15 @@ def _numbers_html(own: pd.DataFrame) -> str:
     qualities = charts.qualities(own)
     marks = charts.marks(own, qualities)
     rows = "".join(
-        _row(row, quality, compared, marks.get((str(row["run_id"]), quality.key), ""))
+        _row(row, quality, compared, marks.get((str(row["run_id"]), quality.key), ""), shared)
         for quality in qualities
         for row in [charts.at(own, quality).iloc[0]]
     )
     return f'<div class="esp-scroll"><table class="esp-table"><tr>{head}</tr>{rows}</table></div>{key}'
 
 
-def _row(row: pd.Series, quality: charts.Quality, compared: bool, mark: str) -> str:
-    words = [charts.protocol_words(row["protocol"], quality.task)]
+def _row(row: pd.Series, quality: charts.Quality, compared: bool, mark: str, shared: str) -> str:
+    words = [] if shared and quality.is_task else [charts.protocol_words(row["protocol"], quality.task)]
     if quality.measured_chance is not None and quality.majority is not None:
         words.append(charts.rates_words(quality.measured_chance, quality.majority))
     said = " · ".join(filter(None, words))
