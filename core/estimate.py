@@ -26,6 +26,7 @@ from core.estimate_work import (
     weight_bytes,
 )
 from core.experiment import Evaluation, PerplexityCorpus
+from core.models.gguf_layout import about_bytes
 
 __all__ = [
     "Pace", "TaskSize", "Work", "by_kind", "disk_bytes", "judging_bytes", "layerwise", "memory_bytes",
@@ -38,7 +39,10 @@ PASSES = ("calibrate", "perplexity", "tasks", "fidelity")
 DISK_BYTES_A_SECOND = 300e6
 START_S = {"cpu": 5.0, "cuda": 12.0}
 """A process that imports torch and transformers; the saved model is verified in a second one."""
-SPEED_S = 9.0
+SPEED_S = 14.0
+"""A model's share of a speed measurement, which goes on for about as long on every device."""
+ROUNDING_S_A_PARAMETER = 5e-8
+"""Writing a weight into a quantised GGUF file, and reading it again."""
 """Of one model; a pruned one is measured in turn with the dense one."""
 TASK_START_S = 2.0
 PROCESS_BYTES = {"cpu": 700 << 20, "cuda": 600 << 20}
@@ -96,11 +100,14 @@ def stage_seconds(work: Work) -> dict[str, float]:
     seconds["tasks"] = sum(
         TASK_START_S + pass_seconds(work, work.after, *task_tokens(name, evaluation)) for name in evaluation.tasks
     )
-    if evaluation.fidelity and work.plan is not None:
+    compared = not work.experiment.dense
+    if work.experiment.model.quantised is not None:  # written, read again, and loaded from what it holds
+        seconds["save"] = START_S[kind] + ROUNDING_S_A_PARAMETER * work.before.params
+    if evaluation.fidelity and compared:
         tokens, window = min((FIDELITY_TOKENS, 512), *texts) if texts else (FIDELITY_TOKENS, 512)
         seconds["fidelity"] = sum(pass_seconds(work, side, tokens, window) for side in (work.before, work.after))
     if evaluation.speed:
-        seconds["speed"] = SPEED_S * (1 if work.plan is None else 2)
+        seconds["speed"] = SPEED_S * (2 if compared else 1)
     return {name: value for name, value in seconds.items() if value > 0}
 
 
@@ -208,12 +215,14 @@ def judging_bytes(work: Work) -> int:
     if not (evaluation.perplexity or evaluation.tasks or evaluation.fidelity or evaluation.speed):
         return 0
     held = weight_bytes(work.after, work.dtype) + activation_bytes(work, TOKENS_A_PASS[kind]) + 2 * LOGIT_BYTES[kind]
-    if work.plan is not None and (evaluation.fidelity or evaluation.speed):
+    if not work.experiment.dense and (evaluation.fidelity or evaluation.speed):
         held += weight_bytes(work.before, work.dtype)
     return PROCESS_BYTES[kind] + held
 
 
 def disk_bytes(work: Work) -> int:
     """What the run leaves on disk: the saved model, if it is kept, and a little for logs and outcomes."""
-    kept = work.plan is not None and work.experiment.save_model
-    return (weight_bytes(work.after) if kept else 0) + (4 << 20)
+    kept, quantised = work.experiment.save_model, work.experiment.model.quantised
+    if quantised is not None and kept:
+        return about_bytes(work.before, quantised) + (4 << 20)
+    return (weight_bytes(work.after) if kept and work.plan is not None else 0) + (4 << 20)

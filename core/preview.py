@@ -12,9 +12,11 @@ from core.data.tasks import check_tasks
 from core.device import info, resolve_device, resolve_dtype
 from core.errors import EspalierError, ExperimentError, InputError, Problem
 from core.experiment import Experiment, Pruning, Resolved, experiment_hash
+from core.models import llamacpp
 from core.models.catalogue import ModelSource, resolve
 from core.models.engines import Engine, loads_in, zeros_in_words
 from core.models.families import families
+from core.models.gguf_layout import about_bytes
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import Architecture
 
@@ -114,8 +116,12 @@ def work_of(setting: Setting, cut: Plan | None) -> estimate.Work:
 # --- in words
 
 
-def smaller(cut: Plan | None) -> str:
-    """Whether the folder on disk gets smaller."""
+def smaller(cut: Plan | None, setting: Setting | None = None) -> str:
+    """Whether the model on disk gets smaller; `setting` for a model that is rounded in place of a cut."""
+    quantised = None if setting is None else setting.experiment.model.quantised
+    if setting is not None and quantised is not None:
+        before, after = estimate.weight_bytes(setting.architecture), about_bytes(setting.architecture, quantised)
+        return f"yes: {megabytes(before)} → about {megabytes(after)} as a GGUF file (−{1 - after / before:.0%})"
     if cut is None:
         return "no: nothing is removed"
     before, after = estimate.weight_bytes(cut.before), estimate.weight_bytes(cut.after)
@@ -127,6 +133,8 @@ def smaller(cut: Plan | None) -> str:
 
 def faster(cut: Plan | None, experiment: Experiment) -> str:
     """Whether the saved model runs faster."""
+    if experiment.model.quantised is not None:
+        return "in llama.cpp" + ("" if llamacpp.installed() else ", which is not installed here to measure it")
     if cut is None:
         return "no: nothing is removed"
     pruning = experiment.pruning
@@ -150,6 +158,8 @@ def opens_in(setting: Setting, cut: Plan | None) -> list[Engine]:
     if after.model_type not in families():
         return []
     pruning = setting.experiment.pruning
+    if setting.experiment.model.quantised is not None:
+        return [engine for engine in loads_in(after) if engine.name == "llama.cpp"]
     return loads_in(after, pruning.pattern if pruning is not None and cut is not None and cut.kind == "mask" else None)
 
 

@@ -25,7 +25,7 @@ from core.jobs.processes import ask_to_stop, find, identity, kill_group
 from core.jobs.rundir import RunDirectory, list_runs, read_json, to_json, write_atomic
 from core.jobs.states import State
 from core.jobs.status import now_iso
-from core.models.export import FORMATS, HF_DTYPES, Exported, Stage, require_format, staged, write_manifest
+from core.models.export import FORMATS, Exported, Stage, require_format, staged, write_manifest
 from core.progress import Progress
 
 _EVERY_S = 0.3
@@ -127,7 +127,7 @@ def require_exportable(run: RunDirectory) -> bool:
 def choices(run: RunDirectory) -> list[ExportChoice]:
     """Every form of a run's model, with its size, from config.json alone; none where there is no model to export."""
     from core.models.catalogue import read_config, resolve
-    from core.models.gguf_layout import BITS, BLOCK, TYPE_NAMES, gguf_architecture
+    from core.models.gguf_layout import about_bytes, gguf_architecture
     from core.models.sizes import Architecture
 
     try:
@@ -141,14 +141,10 @@ def choices(run: RunDirectory) -> list[ExportChoice]:
     if gguf_architecture(architecture) is None:
         differ = "" if architecture.uniform else " whose layers differ in size"
         blocked = f"llama.cpp has no architecture for a {architecture.model_type} model{differ}."
-    tables = architecture.embedding_params
     found = []
     for format_, dtypes in FORMATS.items():
         for dtype in dtypes:
-            blocks = dtype in ("q8_0", "q4_0") and architecture.hidden_size % BLOCK == 0
-            bits = BITS[TYPE_NAMES[dtype]] if blocks or dtype in HF_DTYPES else BITS["F16"]
-            outer = BITS["Q8_0"] if blocks else bits
-            size = int(((architecture.params - tables) * bits + tables * outer) / 8)
+            size = about_bytes(architecture, dtype)
             found.append(ExportChoice(format_, dtype, size, blocked if format_ == "gguf" else ""))
     return found
 

@@ -100,6 +100,15 @@ def known_families() -> list[str]:
     return list(_TARGETS)
 
 
+def about_bytes(architecture: Architecture, dtype: str) -> int:
+    """About how large a file of these sizes gets, from the sizes alone: `gguf_layout` knows it to the byte."""
+    tables = architecture.embedding_params
+    blocks = dtype in ("q8_0", "q4_0")
+    bits = BITS["F16"] if blocks and architecture.hidden_size % BLOCK else BITS[TYPE_NAMES[dtype]]
+    outer = BITS["Q8_0"] if blocks and bits != BITS["F16"] else bits
+    return int(((architecture.params - tables) * bits + tables * outer) / 8)
+
+
 def gguf_architecture(architecture: Architecture) -> str | None:
     """llama.cpp's name for a model of these sizes, or None where it has none."""
     target = _TARGETS.get(architecture.model_type)

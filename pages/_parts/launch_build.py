@@ -6,7 +6,7 @@ from typing import Any
 
 from core.errors import ExperimentError
 from core.experiment import ALLOCATIONS, Experiment, inapplicable
-from pages._parts.launch_state import DENSE, FILE, chosen_names
+from pages._parts.launch_state import DENSE, FILE, QUANTISED, chosen_names
 
 Values = Mapping[Any, Any]
 MOST_RUNS = 24
@@ -16,7 +16,7 @@ def cuts(values: Values) -> list[tuple[str, int]]:
     """(method, ratio in per cent) of every run that the form stands for, in the form's order."""
     names = chosen_names(values)
     ratios = sorted(values["launch_ratios"]) if values["launch_several_ratios"] else [values["launch_ratio"]]
-    return [(name, ratio) for name in names for ratio in (ratios if name != DENSE else ratios[:1])]
+    return [(name, ratio) for name in names for ratio in (ratios[:1] if name in (DENSE, *QUANTISED) else ratios)]
 
 
 def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> list[Experiment]:
@@ -35,19 +35,20 @@ def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> li
     offered = allocations([methods[name] for name, _ in chosen if name in methods], values)
     found: list[Experiment] = []
     for name, ratio in chosen:
-        method = methods.get(name)
+        method, quantised = methods.get(name), name if name in QUANTISED else None
         experiment = _parsed(
             {
-                "name": _name(values, method, ratio, several=len(chosen) > 1, n_layers=n_layers),
-                "model": _model(values),
+                "name": _name(values, method, ratio, quantised, several=len(chosen) > 1, n_layers=n_layers),
+                "model": {**_model(values), "quantised": quantised},
                 "pruning": _pruning(values, method, ratio, n_layers, offered) if method is not None else None,
-                "evaluation": _evaluation(values, dense=method is None),
+                "evaluation": _evaluation(values, dense=name == DENSE),
                 "save_model": values["launch_save_model"],
                 "seed": values["launch_seed"] or 0,
                 "device": values["launch_device"],
             }
         )
-        if all(experiment.pruning != other.pruning for other in found):  # a pattern fixes its ratio: all are one run
+        # A pattern fixes its ratio: all are one run.
+        if all((experiment.pruning, experiment.model) != (other.pruning, other.model) for other in found):
             found.append(experiment)
     return found
 
@@ -91,12 +92,13 @@ def short_title(method: Any) -> str:
     return str(method.title).split(" (")[0]
 
 
-def _name(values: Values, method: Any, ratio: int, *, several: bool, n_layers: int) -> str:
+def _name(values: Values, method: Any, ratio: int, quantised: str | None, *, several: bool, n_layers: int) -> str:
     own = values["launch_name"].strip()
     if own and not several:
         return str(own)
     if method is None:
-        return f"{own}: dense" if own else "Dense"
+        text = quantised.upper() if quantised else "dense" if own else "Dense"
+        return f"{own}: {text}" if own else text
     text = f"{short_title(method)} {_percent(values, method, ratio)} %"
     first, last = values["launch_layers"]
     if values["launch_target"] == "model" and not _fixed(values, method):

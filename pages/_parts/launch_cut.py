@@ -10,7 +10,7 @@ from core.service import Service
 from pages._parts import launch_more, launch_options, launch_state
 from pages._parts.launch_build import short_title
 from pages._parts.launch_says import Says
-from pages._parts.launch_state import CUTS, DENSE, NONE, kind_changed
+from pages._parts.launch_state import CUTS, DENSE, NONE, QUANTISED, kind_changed
 from pages._parts.launch_words import DOES, KINDS, targets
 from pages._parts.theme import html, note
 
@@ -19,7 +19,7 @@ def show(service: Service, methods: Mapping[str, Any], architecture: Any | None,
     """Draw the step."""
     chosen = _methods(methods)
     launch_options.show(chosen)
-    says.place("pruning.method", "pruning.options")
+    says.place("pruning.method", "pruning.options", "model.quantised")
     if not chosen:
         return
     kinds = {method.kind for method in chosen}
@@ -63,6 +63,7 @@ def _methods(methods: Mapping[str, Any]) -> list[Any]:
     )
     st.html(f'<p class="esp-fact">{DOES[str(kind)]}</p>')
     if kind == NONE:
+        _quantised("Rounded to a GGUF format")
         return []
     name = st.selectbox(
         "Method",
@@ -82,6 +83,19 @@ def _methods(methods: Mapping[str, Any]) -> list[Any]:
     return [method]
 
 
+def _quantised(label: str) -> None:
+    """The dense model in Q8_0 or Q4_0, in place of a cut: a run for each."""
+    st.pills(
+        label,
+        QUANTISED,
+        selection_mode="multi",
+        format_func=str.upper,
+        key="launch_quantised",
+        persist_state="session",
+        help=describe("model.quantised"),
+    )
+
+
 def _several(methods: Mapping[str, Any]) -> list[Any]:
     """Methods of every kind, to be ticked: a run for each."""
     names: list[str] = []
@@ -98,6 +112,7 @@ def _several(methods: Mapping[str, Any]) -> list[Any]:
             wrap=True,
         )
         names += picked
+    _quantised("No cut, but rounded to a GGUF format")
     return [methods[name] for name in names]
 
 

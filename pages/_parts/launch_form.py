@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import InputError, Problem
 from core.experiment import describe
 from core.service import Service
-from pages._parts import launch_cut, launch_more
+from pages._parts import launch_cut, launch_more, launch_tasks
 from pages._parts.launch_says import Says
 from pages._parts.launch_state import FILE, LIMITS
 from pages._parts.theme import count, html
@@ -122,18 +122,7 @@ def _evaluate(service: Service, says: Says) -> None:
             help=describe("evaluation.perplexity.path"),
         )
     says.place("evaluation.perplexity")
-    offline = [task.name for task in service.tasks() if task.offline]  # the others are thousands: typed, not listed
-    st.multiselect(
-        "Tasks",
-        list(dict.fromkeys([*offline, *st.session_state["launch_tasks"]])),
-        accept_new_options=True,
-        key="launch_tasks",
-        persist_state="session",
-        help=describe("evaluation.tasks") + " Type the name of any other; its data comes from a hub.",
-        wrap=True,
-        placeholder="No tasks: perplexity alone",
-    )
-    says.place("evaluation.tasks")
+    launch_tasks.show(service, says)
     if st.session_state["launch_tasks"]:
         limit = st.select_slider(
             "Documents of each task",

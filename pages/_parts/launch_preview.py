@@ -76,7 +76,7 @@ def _figure(made: Sequence[Experiment], seen: Sequence[Preview], architecture: A
         )
     plan = seen[at].plan
     kicker = f'<p class="esp-kicker">{html(made[at].name)}</p>' if len(made) == 1 else ""
-    st.html(kicker + _numbers(plan, architecture))
+    st.html(kicker + _numbers(plan, architecture, made[at].model.quantised))
     if plan is None:
         figure(dense_branches([(s.heads, s.kv_heads, s.mlp) for s in architecture.layers]))
         return
@@ -85,12 +85,12 @@ def _figure(made: Sequence[Experiment], seen: Sequence[Preview], architecture: A
     st.html(f'<p class="esp-fact">{html(sentence(plan, pruning)).replace("–", "&#8288;–&#8288;")}</p>')
 
 
-def _numbers(plan: Any | None, architecture: Any) -> str:
+def _numbers(plan: Any | None, architecture: Any, quantised: str | None) -> str:
     if plan is None:
-        return (
-            f'<p class="esp-numbers"><strong>{count(architecture.params)}</strong>'
-            f"<span>nothing is removed: the dense model, as a baseline</span></p>"
-        )
+        what = "nothing is removed: the dense model, as a baseline"
+        if quantised is not None:
+            what = f"nothing is removed; every weight is rounded to {quantised.upper()}, and judged so"
+        return f'<p class="esp-numbers"><strong>{count(architecture.params)}</strong><span>{html(what)}</span></p>'
     about = "" if plan.exact else "about "
     if plan.kind == "mask":
         return (
@@ -149,7 +149,8 @@ def _table(made: Sequence[Experiment], seen: Sequence[Preview]) -> str:
     rows = []
     for experiment, preview in zip(made, seen, strict=True):
         plan = preview.plan
-        share = f"−{percent(plan.achieved_model_ratio)}" if plan else "dense"
+        quantised = experiment.model.quantised
+        share = f"−{percent(plan.achieved_model_ratio)}" if plan else "rounded" if quantised else "dense"
         if plan and plan.kind == "mask":
             share = f"{percent(plan.achieved_model_ratio)} zeros"
         done = "done already" if preview.identical else duration(preview.seconds)

@@ -5,12 +5,12 @@ from typing import Any
 
 import streamlit as st
 
-from core.experiment import BUILTIN_MODEL, SEVEN_TASKS, Experiment
-from core.sections import ALLOCATIONS
+from core.experiment import ALLOCATIONS, BUILTIN_MODEL, SEVEN_TASKS, Experiment
 from core.service import Service
 
 DENSE = ""  # the method that is none: judge the model as it is
 NONE = "none"  # its kind
+QUANTISED = ("q8_0", "q4_0")  # in place of a method: the dense model, its weights rounded to that format
 FILE = "file"  # the corpus that is a path
 KEPT = "launch_kept"
 CUTS = ("width", "depth", "hidden", "mask")  # kinds of method, in the order in which they are offered
@@ -27,12 +27,14 @@ DEFAULTS: dict[str, Any] = {
     "launch_trust": False,
     "launch_dtype": "auto",
     "launch_keep": 80,
+    "launch_stock": False,
     "launch_kind": "width",
     "launch_method": "taylor",
     "launch_methods_width": ["taylor", "random"],
     "launch_methods_depth": [],
     "launch_methods_hidden": [],
     "launch_methods_mask": [],
+    "launch_quantised": [],
     "launch_several_methods": False,
     "launch_ratio": START_RATIO["width"],
     "launch_ratios": [20, 40, 60],
@@ -130,13 +132,22 @@ def open_door(name: str, last_layer: int) -> None:
 def open_smaller(service: Service, last_layer: int) -> None:
     """Fill the form with the best known recipe for the size that stands on the first door."""
     keep_share = st.session_state["launch_keep"] / 100
-    fill({**from_pruning(service.smaller_and_faster(keep_share), last_layer), "launch_save_model": True})
+    recipe = service.smaller_and_faster(keep_share, st.session_state["launch_stock"])
+    fill({**from_pruning(recipe, last_layer), "launch_save_model": True})
 
 
 def fill(changes: Mapping[str, Any]) -> None:
     """Set the form: `changes`, and the default of everything else but the model, the device and the door's size."""
     kept = st.session_state[KEPT]
-    staying = ("launch_model", "launch_trust", "launch_dtype", "launch_device", "launch_limit", "launch_keep")
+    staying = (
+        "launch_model",
+        "launch_trust",
+        "launch_dtype",
+        "launch_device",
+        "launch_limit",
+        "launch_keep",
+        "launch_stock",
+    )
     for key in [key for key in st.session_state if str(key).startswith(OPTION)]:
         del st.session_state[key]  # drawn anew from launch_options
     for key, value in {**DEFAULTS, **{key: kept[key] for key in staying if key in kept}, **changes}.items():
@@ -190,7 +201,9 @@ def kind_changed(methods: Mapping[str, str]) -> None:
 
 
 def chosen_names(values: Mapping[str, Any]) -> list[str]:
-    """Names of the chosen methods; DENSE stands for no pruning."""
-    if not values["launch_several_methods"]:
-        return [values["launch_method"]]
-    return [name for kind in CUTS for name in values[f"launch_methods_{kind}"]]
+    """Names of the chosen methods; DENSE stands for no pruning, and one of QUANTISED for that, rounded."""
+    if values["launch_several_methods"]:
+        return [*(name for kind in CUTS for name in values[f"launch_methods_{kind}"]), *values["launch_quantised"]]
+    if values["launch_method"] == DENSE and values["launch_quantised"]:
+        return list(values["launch_quantised"])
+    return [values["launch_method"]]

@@ -19,7 +19,7 @@ DOES = {
     "depth": "Whole decoder layers go: a smaller and faster model.",
     "hidden": "The stream that all layers read and write gets narrower: a smaller and faster model.",
     "mask": "Weights become zero where they stand: neither smaller nor faster.",
-    NONE: "The model is judged as it is: a baseline for the others.",
+    NONE: "Evaluate only: the model is judged as it is, wherever it was made; a baseline for the others.",
 }
 TARGETS = {"selected": "of these layers", "model": "of the whole model"}
 ALLOCATIONS = {
