@@ -293,6 +293,35 @@ def test_the_baseline_is_the_dense_run_with_the_same_protocol(shown):
     assert shown.run_detail(mine).baseline == wanted
 
 
+def test_a_baseline_is_the_same_model_by_content_whatever_it_is_called(shown):
+    acc = ("piqa", "acc", {"shots": 0})
+
+    def with_fingerprint(run_id, fingerprint):
+        path = shown.home / "runs" / run_id / "results.json"
+        results = json.loads(path.read_text())
+        results["environment"]["model"] = {"fingerprint": fingerprint}
+        path.write_text(json.dumps(results))
+        shown._store.ingest(path.parent)
+        return run_id
+
+    changed = with_fingerprint(finished_run(shown, dense_like(pruned()), metrics=[acc], number=1), "older weights")
+    mine = with_fingerprint(finished_run(shown, pruned(), metrics=[acc], number=2), "these weights")
+    assert shown.baseline_for(mine) is None
+    with_fingerprint(changed, "these weights")
+    assert shown.baseline_for(mine) == changed
+
+
+def test_ids_that_are_no_runs_are_refused_wherever_pairs_are_asked_for(shown):
+    mine = finished_run(shown, pruned(), number=1)
+    assert shown.pair(mine, mine).problem
+    for other in ("../../etc", "20261123-201800-00000000-gone"):
+        with pytest.raises(InputError):
+            shown.pair(mine, other)
+        with pytest.raises(InputError):
+            shown.flips(other, mine, "piqa", "acc", True)
+    assert shown.differences({mine: None, "nobody": "knows"}).empty
+
+
 def test_finished_runs_come_newest_first_after_the_queue(paused):
     old, new = finished_run(paused, pruned(0.4), number=1), finished_run(paused, pruned(0.5), number=2)
     (waiting,) = paused.submit([pruned(0.6)])

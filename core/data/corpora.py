@@ -158,7 +158,8 @@ def leakage(calibration: "Calibration", evaluation: "PerplexityCorpus") -> str:
     base = [name.removesuffix("-joined") for name in (first.name, second.name)]
     if base[0] == base[1]:
         splits = {resolve_split(first.name, calibration.split), resolve_split(second.name, evaluation.split)}
-        return f"Perplexity is measured on the text of {second.name} that calibration read." if len(splits) == 1 else ""
+        same = f"Perplexity is measured on {second.name} ({next(iter(splits))}), the text that calibration read."
+        return same if len(splits) == 1 else ""
     shared = [origin for origin in first.origin if origin in second.origin]
     return f"Calibration ({first.name}) and perplexity ({second.name}) both come from {shared[0]}." if shared else ""
 

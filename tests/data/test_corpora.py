@@ -143,12 +143,16 @@ def test_a_check_finds_what_cannot_be_had_before_a_run(file: str, tmp_path: Path
     ("calibration", "evaluation", "said"),
     [
         ({"corpus": "passages"}, {"corpus": "passages"}, ""),
-        ({"corpus": "passages", "split": "heldout"}, {"corpus": "passages"}, "text of passages that calibration read"),
+        (
+            {"corpus": "passages", "split": "heldout"},
+            {"corpus": "passages"},
+            "(heldout), the text that calibration",
+        ),
         ({"corpus": "wikitext2"}, {"corpus": "wikitext2"}, ""),
         (
             {"corpus": "wikitext2", "split": "test"},
             {"corpus": "wikitext2-joined"},
-            "text of wikitext2-joined that calibration read",
+            "the text that calibration read",
         ),
         ({"corpus": "passages"}, {"corpus": "wikitext2"}, "both come from Wikipedia"),
         ({"corpus": "c4"}, {"corpus": "wikitext2"}, ""),

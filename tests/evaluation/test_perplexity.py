@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,3 +141,37 @@ def test_smollm2_has_the_published_perplexity_on_wiki_test_raw(smollm2: Any, tes
     result = perplexity(smollm2.model, windows)
     assert result.windows == 592
     assert result.value == pytest.approx(29.97, abs=0.02)
+
+
+def test_the_interval_is_a_bootstrap_over_windows_and_stands_beside_the_value(
+    tiny_llama: Any, tiny_tokenizer: Any
+) -> None:
+    from scipy import stats
+
+    windows = evaluation_windows(PerplexityCorpus(window=16, max_tokens=640), tiny_tokenizer())
+    result = perplexity(tiny_llama(), windows)
+    assert result.interval is not None
+    nll = np.array(result.window_nll)
+    expected = stats.bootstrap((nll,), np.mean, method="percentile", n_resamples=20_000, rng=0).confidence_interval
+    assert np.log(result.interval) == pytest.approx(tuple(expected), abs=0.02 * float(nll.std()))
+    assert perplexity(tiny_llama(), windows).interval == result.interval  # seeded
+    metric = result.metric(windows, leakage="said")
+    assert metric.details["interval"] == list(result.interval)
+    assert metric.details["leakage"] == "said"
+    assert "interval" not in metric.protocol
+    assert perplexity(tiny_llama(), windows.tokens[:1]).interval is None
+
+
+def test_a_perplexity_without_bound_has_no_interval(tiny_llama: Any) -> None:
+    from core.evaluation.perplexity import interval
+
+    assert interval([800.0, 900.0])[1] == math.inf
+
+
+def test_its_windows_are_kept_as_rows(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    windows = evaluation_windows(PerplexityCorpus(window=16, max_tokens=64), tiny_tokenizer())
+    result = perplexity(tiny_llama(), windows)
+    rows = result.samples(windows)
+    assert [row["score"] for row in rows] == result.window_nll
+    assert {row["task"] for row in rows} == {"perplexity/passages"}
+    assert {row["doc_hash"] for row in rows} == {windows.info["tokens_sha256"][:16]}

@@ -129,6 +129,23 @@ def test_metrics_come_with_their_protocol_and_its_key(directory):
     assert row["protocol_key"] != protocol_key({"corpus": "passages", "window": 1024})
 
 
+def test_details_stand_beside_a_value_and_do_not_set_it_apart(directory):
+    write_experiment(directory)
+    entry = {"task": "piqa", "metric": "acc", "value": 0.7, "protocol": {"shots": 0}}
+    results = {"metrics": [entry, {**entry, "details": {"chance": 0.5}}, {**entry, "details": [1]}]}
+    directory.joinpath("results.json").write_text(json.dumps(results))
+    rows = [dict(zip(METRIC_COLUMNS, metric, strict=True)) for metric in read_run(directory).metrics]
+    assert [json.loads(row["details"]) for row in rows] == [{}, {"chance": 0.5}, {}]
+    assert len({row["protocol_key"] for row in rows}) == 1
+
+
+def test_the_dense_model_is_known_by_its_fingerprint(directory):
+    write_experiment(directory)
+    assert read_run(directory).run["fingerprint"] is None
+    directory.joinpath("results.json").write_text(json.dumps({"environment": {"model": {"fingerprint": "ab12"}}}))
+    assert read_run(directory).run["fingerprint"] == "ab12"
+
+
 @pytest.mark.parametrize(
     "results",
     [
