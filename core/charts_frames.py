@@ -39,7 +39,7 @@ _UNITS = (
     ("tokens_per_second", "tokens/s"),
     ("milliseconds", "ms"),
     ("_bytes", "bytes"),
-    ("kl_per_token", "nats per token"),
+    ("kl_per_token", "nats"),
 )
 _NAMES = {
     "prefill_tokens_per_second": "prefill speed",
@@ -303,13 +303,19 @@ def _short(field: str, value: Any) -> str:
 
 def qualities(table: pd.DataFrame) -> list[Quality]:
     """What can be put on an axis, the usual first: perplexity, the tasks' usual metrics, then the rest.
-    Of several protocols the one that most runs share comes first."""
+    Of several protocols those that calibration did not read come first, then the one that most runs share."""
     if table.empty:
         return []
     found: list[Quality] = []
     unique = table.drop_duplicates(["quality"])
     known = ((str(key), mapping(text)) for key, text in zip(table["quality"], table["details"], strict=True))
-    rates = {key: details for key, details in known if "chance" in details}
+    rates: dict[str, dict[str, Any]] = {}
+    leaky: set[str] = set()
+    for key, details in known:
+        if "chance" in details:
+            rates[key] = details
+        if details.get("leakage"):
+            leaky.add(key)
     alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in unique.itertuples():
         alike.setdefault((str(row.task), str(row.metric)), []).append(mapping(row.protocol))
@@ -340,6 +346,7 @@ def qualities(table: pd.DataFrame) -> list[Quality]:
             -1 if q.is_mean else order.get(q.task, 99),
             q.task,
             q.metric,
+            q.key in leaky,
             -int(runs[q.key]),
             q.key,
         )

@@ -310,7 +310,7 @@ def test_the_protocol_that_most_runs_share_comes_first():
         ("speed", "decode_tokens_per_second", 20.25, "decode speed", "20.25 tokens/s", False),
         ("speed", "first_token_milliseconds", 45.5, "time to the first token", "45.50 ms", True),
         ("speed", "peak_memory_bytes", 572_057_088.0, "peak memory", "572 MB", True),
-        ("fidelity/passages", "kl_per_token", 0.5123, "KL from dense, passages", "0.5123 nats per token", True),
+        ("fidelity/passages", "kl_per_token", 0.5123, "KL from dense, passages", "0.5123 nats", True),
         ("fidelity/passages", "top1_agreement", 0.71, "top-1 agreement with dense, passages", "71.0 %", False),
     ],
 )
@@ -407,6 +407,16 @@ def test_rates_measured_on_the_documents_replace_the_tasks_usual_ones():
     figure = charts.task_dots(table, [piqa, wino])
     lines = {trace.name: [x for x in trace.x if x is not None] for trace in figure.data if trace.mode == "lines"}
     assert lines == {"guessing": [0.5] * 4, "majority": [0.62] * 2}
+
+
+def test_what_calibration_did_not_read_comes_first():
+    runs, metrics, baselines = study()
+    leak = {**TEXT, "split": "train"}
+    rows = [metric_row(run_id, "perplexity/passages", "perplexity", 20.0, 1.0, leak) for run_id in runs["id"]]
+    for row in rows:
+        row["details"] = json.dumps({"leakage": "said"} if row["run_id"] != "dense-1" else {})
+    found = charts.qualities(charts.points(runs, pd.concat([pd.DataFrame(rows), metrics]), baselines))
+    assert [q.label for q in found][:2] == ["perplexity, passages (heldout)", "perplexity, passages (train)"]
 
 
 def test_bars_of_perplexity_are_the_bootstrap_interval():
