@@ -15,6 +15,7 @@ from core.evaluation.paired import holm
 DELTA = "Δ "
 LEVEL = 0.05
 LEAK = " †"
+DISTURBED = "‡"
 """Stands behind a value that calibration may have made better than it is."""
 GUESSING, MAJORITY = "guessing", "majority"
 """Ids and names of the rows that say what accuracy is worth."""
@@ -98,15 +99,17 @@ def _with_rates(
         values = {quality.label: getattr(quality, attribute) for quality in chosen}
         known = {label: float(value) for label, value in values.items() if value is not None}
         if known:
-            numbers.loc[name, ["Run", *known]] = [name, *known.values()]
             texts.loc[name] = ""
-            texts.loc[name, ["Run", *known]] = [name, *(percent(value) for value in known.values())]
+            numbers.loc[name, "Run"] = texts.loc[name, "Run"] = name
+        for label, value in known.items():
+            numbers.loc[name, label], texts.loc[name, label] = value, percent(value)
     return numbers, texts
 
 
 def leak(details: object) -> str:
-    """† where the details tell of leakage."""
-    return LEAK if mapping(details).get("leakage") else ""
+    """† where the details tell of leakage, ‡ where other programs disturbed the measurement."""
+    known = mapping(details)
+    return (LEAK if known.get("leakage") else "") + (DISTURBED if known.get("disturbed") else "")
 
 
 def leaks(table: pd.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ from core.data.corpora import check_corpus, leakage
 from core.data.tasks import check_tasks
 from core.device import info, resolve_device, resolve_dtype
 from core.errors import EspalierError, ExperimentError, InputError, Problem
+from core.evaluation.chance import certainty
 from core.experiment import Experiment, Pruning, Resolved, experiment_hash
 from core.models import llamacpp
 from core.models.catalogue import ModelSource, resolve
@@ -182,7 +183,7 @@ def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Seq
         texts = [text for i, text in enumerate(evaluation.perplexity) if f"evaluation.perplexity.{i}" not in fields]
         found += list(dict.fromkeys(filter(None, (leakage(pruning.calibration, text) for text in texts))))
     if evaluation.tasks and evaluation.limit is not None:
-        points = 196 * (0.25 / evaluation.limit) ** 0.5
+        points = 100 * certainty(evaluation.limit)
         found.append(f"{evaluation.limit} documents a task: scores are good to about ±{points:.0f} points.")
     found += _room(setting, cut, needed_bytes)
     if cut is not None and 0 < cut.achieved_model_ratio < 0.01:

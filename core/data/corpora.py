@@ -158,8 +158,8 @@ def leakage(calibration: "Calibration", evaluation: "PerplexityCorpus") -> str:
     base = [name.removesuffix("-joined") for name in (first.name, second.name)]
     if base[0] == base[1]:
         splits = {resolve_split(first.name, calibration.split), resolve_split(second.name, evaluation.split)}
-        same = f"Perplexity is measured on {second.name} ({next(iter(splits))}), the text that calibration read."
-        return same if len(splits) == 1 else ""
+        said = f"Perplexity is measured on {second.name} ({next(iter(splits))}), the text that calibration read."
+        return said if len(splits) == 1 else ""
     shared = [origin for origin in first.origin if origin in second.origin]
     return f"Calibration ({first.name}) and perplexity ({second.name}) both come from {shared[0]}." if shared else ""
 
