@@ -265,8 +265,9 @@ def _report(directory: Any, code: int) -> int:
         print(f"{pruning['params_after']:,} parameters, {pruning['nonzero_after']:,} of them not zero, "
               f"{pruning['bytes']:,} bytes")  # fmt: skip
     else:
+        gone = f"−{pruning['achieved_model_ratio']:.1%} of the model"
         print(f"parameters {pruning['params_before']:,} → {pruning['params_after']:,}, "
-              f"non-zero {pruning['nonzero_after']:,} (−{pruning['achieved_model_ratio']:.1%} of the model)")  # fmt: skip
+              f"non-zero {pruning['nonzero_after']:,} ({gone})")  # fmt: skip
     for metric in results.get("metrics", []):
         value = "nan" if metric["value"] is None else f"{metric['value']:.4g}"
         error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.2g}"

@@ -31,14 +31,17 @@ CHANCE = {
     "openbookqa": 1 / 4,
 }
 """Accuracy of guessing where a run did not measure it on its documents (four choices in nearly all ARC questions)."""
+QUANTISED = ("q8_0", "q4_0")
+"""Methods that are none: the dense model in that GGUF format."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard errors."""
-_LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "bits_per_byte")
+_LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "macs", "bits_per_byte")
 _FRACTIONS = ("acc", "agreement", "exact_match", "f1")
 _UNITS = (
     ("tokens_per_second", "tokens/s"),
     ("milliseconds", "ms"),
     ("_bytes", "bytes"),
+    ("macs", "MACs"),
     ("kl_per_token", "nats"),
 )
 _NAMES = {
@@ -46,6 +49,7 @@ _NAMES = {
     "decode_tokens_per_second": "decode speed",
     "first_token_milliseconds": "time to the first token",
     "peak_memory_bytes": "peak memory",
+    "macs": "multiply-accumulates",
     "kl_per_token": "KL from dense",
     "top1_agreement": "top-1 agreement with dense",
 }
@@ -267,7 +271,8 @@ def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
         group = [other for name, other in zip(methods, settings, strict=True) if name == method]
         differing = [field for field in _SERIES_FIELDS if len({canonical(other.get(field)) for other in group}) > 1]
         words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
-        names.append(", ".join([(titles or {}).get(method, method), *words]))
+        title = method.upper() if method in QUANTISED else method
+        names.append(", ".join([(titles or {}).get(method, title), *words]))
     return names
 
 

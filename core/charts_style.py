@@ -191,6 +191,8 @@ def measured(value: float, stderr: float, quality: Quality, *, sign: bool = Fals
     scale, digits = (100.0, 1) if quality.fraction else (1.0, _digits(value))
     if unit == "bytes":
         scale, digits, unit = 1e-6, 0, "MB"
+    if unit == "MACs":
+        scale, digits, unit = 1e-9, 1, "G"
     known = math.isfinite(stderr)
     shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
     shown += f" ± {scale * stderr:,.{digits}f}" if known else ""

@@ -15,7 +15,7 @@ from core.evaluation.paired import holm
 DELTA = "Δ "
 LEVEL = 0.05
 LEAK = " †"
-DISTURBED = "‡"
+DISTURBED = " ‡"
 """Stands behind a value that calibration may have made better than it is."""
 GUESSING, MAJORITY = "guessing", "majority"
 """Ids and names of the rows that say what accuracy is worth."""

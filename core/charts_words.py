@@ -80,7 +80,12 @@ def detail_words(details: str | Mapping[str, Any]) -> list[str]:
         words.append(f"calibrated on {data['calibrated_on']}")
     if data.get("leakage"):
         words.append(f"leakage: {data['leakage']}")
-    known = ("chance", "majority", "interval", "interval_by", "calibrated_on", "leakage")
+    quartiles = data.get("quartiles")
+    if isinstance(quartiles, list) and len(quartiles) == 2:
+        words.append(f"quartiles of the repetitions {quartiles[0]:,.1f} to {quartiles[1]:,.1f}")
+    if data.get("disturbed"):
+        words.append(f"disturbed: {data['disturbed']}")
+    known = ("chance", "majority", "interval", "interval_by", "calibrated_on", "leakage", "quartiles", "disturbed")
     return words + [_entry(key, value) for key, value in data.items() if key not in known]
 
 

@@ -233,7 +233,12 @@ def _kept_layers(journal: Journal) -> list[int] | None:
 
 def _speed(setting: "Setting", models: _Models) -> Part:
     part = speed_part(setting, models)
-    return lambda progress: Judged(*part(progress), {})
+
+    def work(progress: Progress) -> Judged:
+        metrics, warnings = part(progress)
+        return Judged(metrics, [], {"warnings": warnings} if warnings else {})
+
+    return work
 
 
 def _samples_file(journal: Journal, part: str) -> Path:

@@ -18,27 +18,30 @@ if TYPE_CHECKING:
     from core.jobs.pipeline import Setting
 
 TASK = "speed/llama.cpp"
+DISTURBED = "‡ The speed in llama.cpp was measured beside other work, and may be too low: {}."
 PROMPT, DECODED, ROUNDS = 256, 64, 5
 NOT_INSTALLED = "The speed of the quantised file was not measured: the package xllamacpp (llama.cpp) is not installed."
 
 
-def speeds(setting: "Setting", journal: Journal, progress: Progress) -> "list[Metric]":
+def speeds(setting: "Setting", journal: Journal, progress: Progress) -> "tuple[list[Metric], list[str]]":
     """Prefill and decode tokens/s of the run's file (`pruned`) and of the dense model in float16 (`dense`).
 
-    Also the multiply-accumulates, which rounding leaves as they are. Without llama.cpp the run says so, and no speed.
+    Also the multiply-accumulates, which rounding leaves as they are; and warnings. Without llama.cpp the run says so,
+    and no speed.
     """
     from core.evaluation import macs
     from core.models import llamacpp
 
     architecture = setting.source.architecture
     work = [metric for stage in ("pruned", "dense") for metric in macs.measured(stage, architecture)]
-    if not llamacpp.installed():
-        journal.warn(NOT_INSTALLED)
-        return work
-    return [*_timed(setting, journal, progress), *work]
+    found, warning = _timed(setting, journal, progress) if llamacpp.installed() else ([], NOT_INSTALLED)
+    if warning:
+        journal.warn(warning)
+    return [*found, *work], [warning] if warning else []
 
 
-def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "list[Metric]":
+def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "tuple[list[Metric], str]":
+    """The metrics, and what is to be said of them, or ''."""
     import torch
 
     from core.evaluation.load import watch
@@ -57,12 +60,9 @@ def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "list[Me
             try:
                 rounds = llamacpp.speeds(list(files.values()), ids, DECODED, ROUNDS, progress, threads)
             except VerificationError as error:  # what was judged so far holds without it
-                journal.warn(f"The speed of the quantised file was not measured: {error.message}")
-                return []
+                return [], f"The speed of the quantised file was not measured: {error.message}"
             disturbed = ("" if alone else "another run did not pause") or watcher.verdict()
         sizes = {stage: path.stat().st_size for stage, path in files.items()}
-    if disturbed:
-        journal.warn(f"The speed in llama.cpp was measured beside other work, and may be too low: {disturbed}.")
     protocol = {
         "engine": llamacpp.engine_name(),
         "device": "cpu",
@@ -73,12 +73,13 @@ def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "list[Me
     }
     said = {"disturbed": disturbed} if disturbed else {}
     formats = {"pruned": quantised, "dense": dtype}
-    return [
+    found = [
         _metric(stage, name, [row[place][name] for row in rounds], protocol,
                 {"format": formats[stage], "file_bytes": sizes[stage], **said})
         for place, stage in enumerate(files)
         for name in ("prefill", "decode")
     ]  # fmt: skip
+    return found, DISTURBED.format(disturbed) if disturbed else ""
 
 
 def _dense_file(setting: "Setting", folder: Path, progress: Progress) -> tuple[Path, str]:

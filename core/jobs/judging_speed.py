@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 SPARSE = "2:4"
 NOT_ALONE = "another run on this device did not pause"
-Part = Callable[[Progress], "tuple[list[Metric], list[dict[str, Any]]]"]
+DISTURBED = "‡ The speed was measured beside other work, and may be too low: {}."
+Part = Callable[[Progress], "tuple[list[Metric], list[str]]"]
 
 
 class Models(Protocol):
@@ -28,19 +29,20 @@ class Models(Protocol):
 
 
 def speed_part(setting: "Setting", models: Models) -> Part:
-    """The work: speeds and peak memory, of rounded weights those of llama.cpp; and multiply-accumulates.
+    """The work, which gives metrics and warnings: speeds and peak memory, of rounded weights those of llama.cpp; and
+    multiply-accumulates.
 
     A metric's stage is its model's name; the first evaluation of any run, a dense one too, is `pruned`.
     """
 
-    def work(progress: Progress) -> tuple[list["Metric"], list[dict[str, Any]]]:
+    def work(progress: Progress) -> tuple[list["Metric"], list[str]]:
         from core.evaluation import macs
 
         journal, experiment = models.journal, setting.experiment
         if experiment.model.quantised is not None:
             from core.jobs.judging_llamacpp import speeds
 
-            return speeds(setting, journal, progress), []
+            return speeds(setting, journal, progress)
         both = {"pruned": models.judged()[0]}
         if not experiment.dense:
             both["dense"] = models.dense()
@@ -49,10 +51,13 @@ def speed_part(setting: "Setting", models: Models) -> Part:
             both[SPARSE] = sparse
         with journal.use.alone(lambda: progress(0, 1, "waits for the device")) as alone:
             found = _measured(both, setting.device, progress, "" if alone else NOT_ALONE)
-        _say_disturbed(journal, found)
         shapes = {"pruned": _architecture_of(setting, journal), "dense": setting.source.architecture}
         work_done = [metric for stage in both if stage in shapes for metric in macs.measured(stage, shapes[stage])]
-        return [*map(_of_sparse, found), *work_done], []
+        reasons = dict.fromkeys(metric.details["disturbed"] for metric in found if "disturbed" in metric.details)
+        warnings = [DISTURBED.format(reason) for reason in reasons]
+        for text in warnings:
+            journal.warn(text)
+        return [*map(_of_sparse, found), *work_done], warnings
 
     return work
 
@@ -61,12 +66,6 @@ def _measured(models: dict[str, Any], device: str, progress: Progress, beside: s
     from core.evaluation.speed import measure
 
     return measure(models, device=device, progress=progress, beside=beside)
-
-
-def _say_disturbed(journal: Journal, found: "list[Metric]") -> None:
-    reasons = dict.fromkeys(metric.details["disturbed"] for metric in found if "disturbed" in metric.details)
-    for reason in reasons:
-        journal.warn(f"The speed was measured beside other work, and may be too low: {reason}.")
 
 
 def _architecture_of(setting: "Setting", journal: Journal) -> "Architecture":

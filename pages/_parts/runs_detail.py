@@ -185,7 +185,7 @@ def _body(service: Service, detail: RunDetail) -> None:
 
 
 def _figure_title(detail: RunDetail) -> str:
-    if not _choice(detail):
+    if not _choice(detail) or _choice(detail).get("kind") == "quantised":
         return "The model"
     if not detail.layers.empty:
         return "What it cut"
@@ -211,6 +211,9 @@ def _size_line(detail: RunDetail) -> str:
     share = float(pruned.get("achieved_model_ratio") or 0)
     if not _choice(detail):
         return f"{theme.count(before)} parameters"
+    if _choice(detail).get("kind") == "quantised":
+        held = theme.size(float(pruned.get("bytes") or 0))
+        return f"{theme.count(before)} parameters, rounded to {_choice(detail)['method'].upper()}: a file of {held}"
     if after == before:
         return f"{theme.count(before)} parameters, {100 * share:.1f} % of them set to zero: not smaller"
     words = f"{theme.count(before)} → {theme.count(after)} parameters ({100 * share:.1f} % of the whole model removed)"
