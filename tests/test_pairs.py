@@ -178,6 +178,19 @@ def test_documents_whose_text_was_not_kept_still_show_their_numbers(run: Any, st
     assert flip.choices == ("choice 1", "choice 2")
 
 
+def test_of_a_run_that_was_judged_again_after_recovery_the_later_answers_count(
+    run: Any, store: Any, home: Path
+) -> None:
+    first, second, third = answers(1), answers(2), answers(3)
+    dense = run("dense", [sample("piqa", i, first[i]) for i in range(60)])
+    early = [{**sample("piqa", i, second[i]), "stage": "pruned"} for i in range(60)]
+    late = [{**sample("piqa", i, third[i]), "stage": "recovered"} for i in range(60)]
+    only_early = [{**sample("boolq", i, second[i]), "stage": "pruned"} for i in range(60)]
+    other = run("l1", [*late, *early, *only_early])
+    (row,) = pair(store(), home, dense, other).tasks
+    assert (row.paired.n, row.paired.lost) == (60, int((first & ~third).sum()))
+
+
 def test_other_documents_under_the_same_number_are_never_paired(run: Any, store: Any, home: Path) -> None:
     dense = run("dense", [sample("piqa", i, True) for i in range(20)])
     changed = [{**sample("piqa", i, False), "doc_hash": f"other{i}"} for i in range(20)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = (
+    "stage",
     "task",
     "doc",
     "doc_hash",

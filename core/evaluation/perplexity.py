@@ -58,11 +58,14 @@ class PerplexityResult:
         task = _task(windows)
         return Metric(stage, task, "perplexity", self.value, self.stderr, self.windows, protocol, details)
 
-    def samples(self, windows: "Windows") -> list[dict[str, Any]]:
+    def samples(self, windows: "Windows", stage: str = "pruned") -> list[dict[str, Any]]:
         """One row a window, as core.evaluation.tasks has them for documents; `score` is its mean NLL in nats."""
         digest = str(windows.info["tokens_sha256"])[:16]
         rows = enumerate(self.window_nll)
-        return [{"task": _task(windows), "doc": place, "doc_hash": digest, "score": nll} for place, nll in rows]
+        return [
+            {"stage": stage, "task": _task(windows), "doc": place, "doc_hash": digest, "score": nll}
+            for place, nll in rows
+        ]
 
 
 def _task(windows: "Windows") -> str:

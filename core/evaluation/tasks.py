@@ -44,8 +44,8 @@ BOOTSTRAP = 1000  # draws for the standard error of metrics that are no mean; me
 class TaskResult:
     """What a task gave: its metrics, and one row a document.
 
-    A row has `task`, `doc` (number in the scored split), `doc_hash`, `target`; of multiple choice also `choice`,
-    `choice_norm` (by log-likelihood a character), `correct`, `correct_norm`, `loglikelihoods`; of other tasks
+    A row has `stage`, `task`, `doc` (number in the scored split), `doc_hash`, `target`; of multiple choice also
+    `choice`, `choice_norm` (by log-likelihood a character), `correct`, `correct_norm`, `loglikelihoods`; of other tasks
     `response` and `score`. What does not apply is None, so that the rows of all tasks fit one table. `documents` holds,
     by task, the texts behind the rows (`doc_hash`, `prompt` without examples and chat template, `choices`, `target`).
     """
@@ -115,7 +115,7 @@ def evaluate_task(
         }
         count = int(results["n-samples"][task_name]["effective"])
         rows = _one_filter(results["samples"][task_name])
-        own = [_sample(task_name, task, row) for row in rows]
+        own = [{"stage": stage, **_sample(task_name, task, row)} for row in rows]
         documents[task_name] = [_document(task, row) for row in rows]
         found = rates_of_samples(own)
         details = {} if found is None else asdict(found)

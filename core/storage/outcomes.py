@@ -1,6 +1,7 @@
 """Questions about single documents: DuckDB over the Parquet files beside the runs. Nothing is copied into the store.
 
-A run without the file has no rows. Columns that are empty in one file have no type there, so all are cast.
+A run without the file has no rows. Columns that are empty in one file have no type there, so all are cast. Of a run
+that was judged before and after recovery, the later answers count ('recovered' comes after 'pruned').
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ CHOSEN = {"acc": "choice", "acc_norm": "choice_norm"}
 _ROWS = """SELECT task, doc, doc_hash, target, choice::INTEGER AS choice, choice_norm::INTEGER AS choice_norm,
         correct::BOOLEAN AS correct, correct_norm::BOOLEAN AS correct_norm,
         loglikelihoods::DOUBLE[] AS loglikelihoods, score::DOUBLE AS score
-    FROM read_parquet(?)"""
+    FROM (FROM read_parquet(?) UNION ALL BY NAME SELECT NULL::VARCHAR AS stage WHERE false)
+    QUALIFY coalesce(stage, 'pruned') = max(coalesce(stage, 'pruned')) OVER (PARTITION BY task)"""
 _SIDES = f"a AS ({_ROWS}), b AS ({_ROWS})"
 _COUNTED = ("task", "metric", "n", "both_right", "lost", "won")
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from core.jobs.rundir import RunDirectory
@@ -55,6 +56,17 @@ def test_a_pruned_run_leaves_every_file_and_its_numbers_are_those_of_the_saved_w
     assert perplexity["value"] == pytest.approx(naive_perplexity(model, tokenizer, text.read_text(), 16, 512), rel=1e-4)
     assert perplexity["protocol"]["window"] == 16
     assert 0 < values["pruned", "fidelity/text.txt", "top1_agreement"]["value"] <= 1
+    assert perplexity["details"]["interval"][0] < perplexity["value"] < perplexity["details"]["interval"][1]
+    assert perplexity["details"]["leakage"].endswith("the file that calibration read.")
+    drift = results["layer_errors"]
+    assert [row["layer"] for row in drift["layers"]] == [0, 1]
+    assert all(0 < row["error"] < 10 and not row["removed"] for row in drift["layers"])
+    assert (
+        drift["protocol"]["tokens_sha256"]
+        == values["pruned", "fidelity/text.txt", "kl_per_token"]["protocol"]["tokens_sha256"]
+    )
+    windows = pq.read_table(directory.samples_file).to_pylist()
+    assert math.exp(sum(row["score"] for row in windows) / len(windows)) == pytest.approx(perplexity["value"])
     assert values["dense", "speed", "prefill_tokens_per_second"]["value"] > 0
     zeros = sum(int((p == 0).sum()) for name, p in model.named_parameters() if "proj" in name)
     total = sum(p.numel() for p in model.parameters())
