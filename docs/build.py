@@ -19,6 +19,9 @@ Made by `python docs/build.py` from the descriptions in `core/sections.py`; do n
 One YAML file (1.2: `2:4` is text, `1e-4` a number) is the whole configuration of a run. What is left out takes its
 default; an unknown key, or a setting that does not apply to the method, is an error. Run it with
 `python -m core run FILE.yaml`, change a value with `--set pruning.ratio=0.4`.
+
+`model.quantised` stands beside what else says in which form the dense model is loaded: nothing is removed, so it is no
+method of pruning, and `pruning` must be empty with it (docs/evaluation.md, *Quantised dense baselines*).
 """
 
 
