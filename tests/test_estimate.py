@@ -262,3 +262,12 @@ def test_disk_is_the_saved_model_and_only_if_it_is_kept():
         kept - gone
         == 4 * plan(SMOLLM2, Experiment.parse({"pruning": {"method": "l1", "ratio": 0.5}}).pruning).params_after
     )
+
+
+def test_a_rounded_model_costs_its_file_and_is_compared_with_dense():
+    plain, rounded = work(), work(model={"quantised": "q4_0"})
+    assert "save" not in estimate.stage_seconds(plain)
+    assert estimate.stage_seconds(rounded)["save"] > 5
+    assert "fidelity" in estimate.stage_seconds(rounded)
+    assert estimate.memory_bytes(rounded) > estimate.memory_bytes(plain)
+    assert estimate.disk_bytes(plain) < 80e6 < estimate.disk_bytes(rounded) < 110e6

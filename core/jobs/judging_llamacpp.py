@@ -5,10 +5,13 @@ file is worth shows in the engine that it is made for.
 """
 
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from core.device_use import Use
 from core.errors import NumericalError, VerificationError
 from core.jobs.journal import Journal
 from core.progress import Progress
@@ -55,7 +58,7 @@ def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "tuple[l
     with TemporaryDirectory(prefix="dense-", dir=journal.directory.path) as folder:
         dense, dtype = _dense_file(setting, Path(folder), progress)
         files = {"pruned": the_file(journal.directory.model_dir), "dense": dense}
-        with journal.use.alone(lambda: progress(0, 1, "waits for the device")) as alone:
+        with _on_the_cpu(setting, journal, progress) as alone:
             watcher = watch("cpu")
             try:
                 rounds = llamacpp.speeds(list(files.values()), ids, DECODED, ROUNDS, progress, threads)
@@ -80,6 +83,18 @@ def _timed(setting: "Setting", journal: Journal, progress: Progress) -> "tuple[l
         for name in ("prefill", "decode")
     ]  # fmt: skip
     return found, DISTURBED.format(disturbed) if disturbed else ""
+
+
+@contextmanager
+def _on_the_cpu(setting: "Setting", journal: Journal, progress: Progress) -> Iterator[bool]:
+    """Have the CPU alone, where llama.cpp works, on whatever device the run does."""
+    use = journal.use if setting.device == "cpu" else Use("cpu")
+    try:
+        with use.alone(lambda: progress(0, 1, "waits for the device")) as alone:
+            yield alone
+    finally:
+        if use is not journal.use:
+            use.close()
 
 
 def _dense_file(setting: "Setting", folder: Path, progress: Progress) -> tuple[Path, str]:
