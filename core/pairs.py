@@ -143,32 +143,56 @@ def flips(
     return [_flip(row, known.get(str(row["doc_hash"]))) for row in rows]
 
 
-def differences(store: Store, home: Path, baselines: Mapping[str, str | None]) -> pd.DataFrame:
+Known = dict[tuple[Any, ...], list[tuple[Any, ...]]]
+"""Differences that were computed before, by the two runs and the state of their files."""
+
+
+def differences(
+    store: Store, home: Path, baselines: Mapping[str, str | None], known: Known | None = None
+) -> pd.DataFrame:
     """For runs with a dense run: standard error and p of each difference, taken on the same documents and windows.
 
     Columns: run_id, task, metric, text (of perplexity, the hash of its tokens, else ''), baseline, n, paired_stderr,
     paired_p (exact McNemar for tasks, normal for means and perplexity). What was not kept document by document has no
-    row.
+    row. `known` remembers what was computed, for the next question.
     """
+    known = {} if known is None else known
     rows: list[tuple[Any, ...]] = []
     for run_id, dense in baselines.items():
         if dense is None or dense == run_id:
             continue
-        try:
-            counted = outcomes.counts(store, home, dense, run_id)
-            windows = outcomes.windows(store, home, dense, run_id)
-        except StoreError:  # a damaged file: the differences are shown without pairing
-            continue
-        own = {key: (n, lost, won) for key, (n, _, lost, won) in _counts(counted).items()}
-        for (task, metric), (n, lost, won) in own.items():
-            stderr = difference_stderr(n, lost, won)
-            rows.append((run_id, task, metric, "", dense, n, stderr, mcnemar(lost, won)))
-        rows += [(run_id, *row, "", dense, n, stderr, p) for row, n, stderr, p in _mean_row(own)]
-        for (task, text), group in _by_text(windows):
-            difference, error = _perplexity_difference(group)
-            rows.append((run_id, task, "perplexity", text, dense, len(group), error, normal_p(difference, error)))
+        key = (dense, run_id, *(_stamp(home, each) for each in (dense, run_id)))
+        if key not in known:
+            known[key] = _differences(store, home, dense, run_id)
+        rows += known[key]
     columns = ["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _stamp(home: Path, run_id: str) -> tuple[int, int] | None:
+    path = outcomes.samples_file(home, run_id)
+    if path is None:
+        return None
+    info = path.stat()
+    return info.st_mtime_ns, info.st_size
+
+
+def _differences(store: Store, home: Path, dense: str, run_id: str) -> list[tuple[Any, ...]]:
+    try:
+        counted = outcomes.counts(store, home, dense, run_id)
+        windows = outcomes.windows(store, home, dense, run_id)
+    except StoreError:  # a damaged file: the differences are shown without pairing
+        return []
+    own = {key: (n, lost, won) for key, (n, _, lost, won) in _counts(counted).items()}
+    rows: list[tuple[Any, ...]] = [
+        (run_id, task, metric, "", dense, n, difference_stderr(n, lost, won), mcnemar(lost, won))
+        for (task, metric), (n, lost, won) in own.items()
+    ]
+    rows += [(run_id, *row, "", dense, n, stderr, p) for row, n, stderr, p in _mean_row(own)]
+    for (task, text), group in _by_text(windows):
+        difference, error = _perplexity_difference(group)
+        rows.append((run_id, task, "perplexity", text, dense, len(group), error, normal_p(difference, error)))
+    return rows
 
 
 def _counts(counted: pd.DataFrame) -> dict[tuple[str, str], tuple[int, int, int, int]]:

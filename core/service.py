@@ -68,6 +68,7 @@ class Service:
         self._chat: ChatClient | None = None
         self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
         self._frame: tuple[int, pd.DataFrame] | None = None
+        self._paired: pairs.Known = {}
         if supervisor:
             self._start_supervisor()
 
@@ -305,7 +306,7 @@ class Service:
 
     def differences(self, baselines: Mapping[str, str | None]) -> pd.DataFrame:
         """Certainty of each run's differences to its dense run, taken on the documents that both answered."""
-        return pairs.differences(self._store, self.home, baselines)
+        return pairs.differences(self._store, self.home, baselines, self._paired)
 
     def pair(self, first: str, second: str) -> RunPair:
         """The second run against the first, on the same documents and windows."""

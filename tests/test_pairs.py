@@ -215,3 +215,18 @@ def test_runs_without_rows_or_with_damaged_ones_say_so(run: Any, store: Any, hom
     assert "cannot be read" in pair(opened, home, dense, other).problem
     assert flips(opened, home, dense, other, "piqa", "acc", lost=True) == []
     assert differences(opened, home, {other: dense}).empty
+
+
+def test_differences_are_remembered_until_a_file_changes(run: Any, store: Any, home: Path) -> None:
+    dense = run("dense", [sample("piqa", i, True) for i in range(20)])
+    other = run("l1", [sample("piqa", i, i > 4) for i in range(20)])
+    opened, known = store(), {}
+    first = differences(opened, home, {other: dense}, known)
+    assert len(known) == 1
+    (key,) = known
+    known[key] = [(*known[key][0][:-1], 0.123)]
+    assert differences(opened, home, {other: dense}, known)["paired_p"].tolist() == [0.123]
+    write_samples(home / "runs" / other / "samples.parquet", [sample("piqa", i, i > 9) for i in range(20)])
+    again = differences(opened, home, {other: dense}, known)["paired_p"].tolist()
+    assert again != [0.123]
+    assert again != first["paired_p"].tolist()
