@@ -20,7 +20,7 @@ def check(experiment: Experiment, architecture: Architecture, *, foreign_code: b
 
     foreign_code: the model brings Python code of its own, which a cut model could not be saved with.
     """
-    problems = [*_not_built_yet(experiment), *_texts(experiment, architecture)]
+    problems = [*_recovery(experiment, architecture), *_texts(experiment, architecture)]
     problems += _quantised(experiment, architecture)
     if experiment.pruning is not None:
         problems += _pruning(experiment.pruning, architecture)
@@ -40,9 +40,29 @@ def require(experiment: Experiment, architecture: Architecture, *, foreign_code:
         raise ExperimentError.of(errors)
 
 
-def _not_built_yet(experiment: Experiment) -> Iterator[Problem]:
-    if experiment.recovery is not None:
-        yield Problem("recovery", f"Recovery ({experiment.recovery.kind}) is set.", LATER)
+def _recovery(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:
+    """What stands in the way of training, as far as the settings say it."""
+    recovery = experiment.recovery
+    if recovery is None:
+        return
+    if recovery.cutoff > architecture.max_positions:
+        yield Problem(
+            "recovery.cutoff",
+            f"Samples of {recovery.cutoff} tokens are longer than the model's {architecture.max_positions} positions.",
+            f"Choose at most {architecture.max_positions}.",
+        )
+    if isinstance(recovery.micro_batch, int) and recovery.batch_size % recovery.micro_batch:
+        yield Problem(
+            "recovery.micro_batch",
+            f"A batch of {recovery.batch_size} is no multiple of a micro-batch of {recovery.micro_batch}.",
+            "Choose a divisor of the batch, or auto.",
+        )
+    if recovery.kind == "lora":
+        for name in ("full_weights", "hidden_mix"):
+            if getattr(recovery, name):
+                yield Problem(f"recovery.{name}", f"{name} is part of distillation, and kind is lora.", "Leave it out.")
+    if recovery.data.corpus == "generated" and recovery.data.format != "text":
+        yield Problem("recovery.data.format", "Generated text is plain text.", "Set recovery.data.format: text.")
 
 
 def _quantised(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:

