@@ -122,6 +122,17 @@ def leaks(table: pd.DataFrame) -> list[str]:
     return [f"{', '.join(dict.fromkeys(labels))}: {sentence}" for sentence, labels in found.items()]
 
 
+def disturbances(table: pd.DataFrame) -> list[str]:
+    """Which runs' values were measured beside other work, by what that was."""
+    found: dict[str, list[str]] = {}
+    for label, details in zip(table["label"], table["details"], strict=True):
+        if reason := mapping(details).get("disturbed"):
+            found.setdefault(str(reason), []).append(str(label))
+    return [
+        f"{', '.join(dict.fromkeys(labels))}: measured beside other work ({reason})" for reason, labels in found.items()
+    ]
+
+
 def mixed_protocols(chosen: Sequence[Quality]) -> list[str]:
     """Sentences on what was measured in several ways, and in which; what was so in the same ways shares one."""
     ways: dict[str, list[str]] = {}

@@ -469,3 +469,15 @@ def test_drift_by_layer_draws_what_is_finite_and_opens_what_was_taken_out():
     assert "after layer 1: 30.0 %" in charts.alt(figure)
     for nothing in (None, {}, {"layers": "no"}, {"layers": [{"layer": "x", "error": 1.0}]}):
         assert drift_rows(nothing) == []
+
+
+def test_values_measured_beside_other_work_carry_a_sign_and_are_named_once() -> None:
+    details = {"disturbed": "other programs kept 1.0 of 2 cores busy"}
+    table = pd.DataFrame({"label": ["a", "b", "b", "c"], "details": [json.dumps(details)] * 3 + ["{}"]})
+    assert charts.disturbances(table) == ["a, b: measured beside other work (other programs kept 1.0 of 2 cores busy)"]
+    assert charts.leak(details) == " ‡"
+    assert charts.leak({}) == ""
+    assert charts.detail_words({"quartiles": [1.0, 2.0], **details}) == [
+        "quartiles of the repetitions 1.0 to 2.0",
+        "disturbed: other programs kept 1.0 of 2 cores busy",
+    ]

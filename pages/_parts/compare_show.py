@@ -146,9 +146,11 @@ def _table(table: pd.DataFrame, qualities: Sequence[charts.Quality]) -> None:
         placeholder="–",
         alt="Numbers of the chosen runs with differences to the dense model",
     )
-    leaks = charts.leaks(table[table["quality"].isin([quality.key for quality in chosen])])
-    for sentence in leaks:
+    shown = table[table["quality"].isin([quality.key for quality in chosen])]
+    for sentence in charts.leaks(shown):
         st.html(theme.note(f"† {sentence}"))
+    for sentence in charts.disturbances(shown):
+        st.html(theme.note(f"‡ {sentence}"))
     _mixed(chosen)
     st.html(
         '<p class="esp-fact">▲ better, ▼ worse than dense at 5 %, corrected by Holm over the runs shown. Differences '
