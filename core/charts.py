@@ -47,8 +47,8 @@ from core.charts_words import detail_words, mapping, protocol_words, rates_words
 __all__ = [
     "DELTA", "GUESSING", "MAJORITY", "MASK_TITLE", "PRIMARY", "Panel", "Quality", "RatioAxis", "Size", "about", "alt",
     "at", "at_order", "comparison_table", "config", "detail_words", "difference", "disturbances", "export", "leak",
-    "leaks", "marks", "measured", "missing", "mixed_protocols", "panels", "percent", "points", "protocol_words", "qualities",
-    "rates_words", "ratio_curve", "safe", "task_dots", "tradeoff", "whole_protocol", "without_numbers",
+    "leaks", "marks", "measured", "missing", "mixed_protocols", "panels", "percent", "points", "protocol_words",
+    "qualities", "rates_words", "ratio_curve", "safe", "task_dots", "tradeoff", "whole_protocol", "without_numbers",
 ]  # fmt: skip
 
 Panel = Literal["cut", "mask"]
