@@ -44,11 +44,6 @@ class ModelChoice(Section):
         description="Round the dense model's weights to this GGUF format (blocks of 32 with a common scale) and judge them as rounded: a baseline beside pruning. Empty: as they are.",
     )
 
-    @property
-    def fine(self) -> "ModelChoice":
-        """The same model without quantisation."""
-        return self.model_copy(update={"quantised": None})
-
 
 class _Text(Section):
     corpus: str | None = Field("passages", description="Name of a text corpus.")
