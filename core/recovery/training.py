@@ -4,14 +4,13 @@ Ours are the loss, the learning rate (which also falls as the allowed minutes ru
 checkpoint is written, and when training is called off.
 """
 
-import json
 import math
 import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from core.device import info, resolve_dtype
 from core.errors import NumericalError
 from core.progress import Progress
+from core.recovery.curve import FILE, Curve, Point, read_curve
 from core.recovery.distillation import Objective
 from core.recovery.samples import Material, Rows
 
 if TYPE_CHECKING:
     from core.experiment import Recovery
+
+__all__ = ["Clock", "Curve", "Point", "Trained", "micro_batch", "precision", "read_curve", "train", "validate"]
 
 DIVERGED = 3.0  # times the loss of the first steps
 FIRST_STEPS = 5  # whose mean is the loss at the start, and so many are smoothed over
@@ -36,18 +38,6 @@ CHECKPOINT_SHARE, CHECKPOINT_S = 0.1, 300.0  # one after such a share of the tra
 SAID_EVERY_S = 2.0
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch
 MARGIN = 0.6  # of free memory
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of the curve. loss: the objective; validation: −log q of held-out text; both nats a token."""
-
-    step: int
-    seconds: float
-    tokens: int
-    loss: float | None
-    rate: float
-    validation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,15 +61,17 @@ class Trained:
     trained_parameters: int
 
 
-class _Rate:
-    """Linear warm-up, then linear fall to zero: by steps, or by the minutes allowed, whichever has gone further."""
+def _rate(warmup: int, steps: int, clock: "Clock") -> Callable[[int], float]:
+    """Linear warm-up, then linear fall to zero: by steps, or by the minutes allowed, whichever has gone further.
 
-    def __init__(self, warmup: int, steps: int, clock: "Clock") -> None:
-        self.warmup, self.steps, self._clock = warmup, max(1, steps), clock
+    A function, since a checkpoint would try to hold the state of anything else.
+    """
 
-    def __call__(self, step: int) -> float:
-        gone = max(step / self.steps, self._clock.share)
-        return min(1.0, (step + 1) / max(1, self.warmup)) * max(0.0, 1.0 - gone)
+    def rate(step: int) -> float:
+        gone = max(step / max(1, steps), clock.share)
+        return min(1.0, (step + 1) / max(1, warmup)) * max(0.0, 1.0 - gone)
+
+    return rate
 
 
 @dataclass
@@ -105,42 +97,8 @@ class Clock:
         return 0.0 if self.limit is None else self.seconds / self.limit
 
 
-class Curve:
-    """The points of a training, one JSON object a line, in a file that pages read while it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def read(self) -> list[dict[str, Any]]:
-        """All whole points."""
-        return read_curve(self.path)
-
-    def add(self, point: Point) -> None:
-        """Append a point."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(point)) + "\n")
-
-    def back_to(self, step: int) -> float:
-        """Forget what came after a step that training goes on from; seconds that had gone by then."""
-        points = [point for point in self.read() if point["step"] <= step]
-        self.path.write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
-        return float(points[-1]["seconds"]) if points else 0.0
-
-
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Points of a curve's file; a torn last line is left out, and no file is no points."""
-    points = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            points.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return points
-
-
 class _Trainer(Trainer):  # type: ignore[misc]
-    def __init__(self, objective: Objective, rate: _Rate, **rest: Any) -> None:
+    def __init__(self, objective: Objective, rate: Callable[[int], float], **rest: Any) -> None:
         super().__init__(**rest)
         self.objective, self._rate = objective, rate
         self.model_accepts_loss_kwargs = False  # losses are means: the Trainer divides them by the micro-batches
@@ -258,7 +216,7 @@ def train(
     The micro-batch is halved where memory does not suffice. Where the loss diverges, the weights are those of the last
     checkpoint; NumericalError if there is none.
     """
-    curve, checkpoints = Curve(folder / "curve.jsonl"), folder / "checkpoints"
+    curve, checkpoints = Curve(folder / FILE), folder / "checkpoints"
     micro, recompute = micro_batch(model, objective, choice, device)
     os.environ["ACCELERATE_TORCH_DEVICE"] = device  # its own choice would be the first GPU
     while True:
@@ -316,9 +274,11 @@ def _attempt(
         disable_tqdm=True,
     )
     if recompute:
-        objective.student.gradient_checkpointing_enable({"use_reentrant": False})
+        student = objective.student  # the name changed in transformers 5.23
+        enable = getattr(student, "activation_checkpointing_enable", None) or student.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     arguments._n_gpu = min(1, arguments.n_gpu)  # one run, one GPU
-    rate = _Rate(min(choice.warmup_steps, max(1, steps // 5)), steps, clock)
+    rate = _rate(min(choice.warmup_steps, max(1, steps // 5)), steps, clock)
     trainer = _Trainer(objective, rate, model=model, args=arguments, train_dataset=material.train, data_collator=_stack)
     trainer.label_names = []
     trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,130 @@
+"""Runs with recovery: both models judged, zeros kept, and what a killed or failed training leaves."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.jobs.rundir import RunDirectory
+from tests.jobs.test_pipeline import CALIBRATION, finish
+
+TRAINING = {"batch_size": 4, "micro_batch": 2, "cutoff": 32, "epochs": 0.1, "learning_rate": 0.01, "warmup_steps": 1}
+
+
+def recovery(text: Path, **changes: Any) -> dict[str, Any]:
+    return {"kind": "lora", "data": {"path": str(text), "format": "text"}, **TRAINING, **changes}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(str(file))
+    return found
+
+
+def test_a_run_is_judged_before_and_after_and_the_zeros_of_a_mask_stay(
+    experiment: Any, run_of: Any, start: Any, text: Path
+) -> None:
+    pruning = {"method": "wanda", "ratio": 0.5, "calibration": {"path": str(text), **CALIBRATION}}
+    made = experiment(pruning=pruning, recovery=recovery(text)).with_changes({"evaluation.fidelity": True})
+    directory: RunDirectory = run_of(made)
+    results = finish(start, directory)
+
+    stages = {(m["stage"], m["task"], m["metric"]): m["value"] for m in results["metrics"]}
+    kinds = {key[1:] for key in stages}
+    assert {(stage, *kind) for stage in ("pruned", "recovered") for kind in kinds} == set(stages)
+    before, after = (stages[stage, "perplexity/text.txt", "perplexity"] for stage in ("pruned", "recovered"))
+    assert after < before
+    training = results["recovery"]["training"]
+    assert training["validation_after"] < training["validation_before"]
+    assert results["recovery"]["data"]["data"] == "text.txt"
+    assert {"recover", "judge_recovered"} <= set(results["timings"])
+
+    pruned, recovered = weights(directory.model_dir), weights(directory.recovered_dir)
+    assert pruned.keys() == recovered.keys()
+    assert all(torch.equal(pruned[name] == 0, recovered[name] == 0) for name in pruned)
+    assert any(not torch.equal(pruned[name], recovered[name]) for name in pruned)
+    assert (directory.recovery_dir / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (directory.recovery_dir / "checkpoints").exists()
+    rows = pq.read_table(directory.samples_file).to_pylist()
+    assert {row["stage"] for row in rows} == {"pruned", "recovered"}
+    assert len(rows) == 2 * len({row["doc"] for row in rows})
+
+
+def test_distillation_trains_the_weights_of_the_cut_layers_alone(
+    experiment: Any, run_of: Any, start: Any, text: Path
+) -> None:
+    made = experiment(
+        pruning={"method": "l2", "ratio": 0.5, "layers": [1, 1], "round_to": 1},
+        recovery=recovery(text, kind="distillation", full_weights=True, learning_rate=0.003),
+    )
+    directory = run_of(made)
+    results = finish(start, directory)
+    pruned, recovered = weights(directory.model_dir), weights(directory.recovered_dir)
+    changed = {name for name in pruned if not torch.equal(pruned[name], recovered[name])}
+    assert changed
+    assert all(".layers.1." in name for name in changed)
+    assert not any("norm" in name for name in changed)
+    assert results["recovery"]["training"]["trained_parameters"] == sum(pruned[name].numel() for name in changed)
+
+
+def test_a_killed_training_goes_on_and_nothing_before_it_is_done_again(
+    experiment: Any, run_of: Any, start: Any, until: Any, text: Path
+) -> None:
+    made = experiment(
+        pruning={"method": "l2", "ratio": 0.5, "round_to": 1}, recovery=recovery(text, epochs=2, learning_rate=0.001)
+    )
+    directory = run_of(made)
+    process = start("-m", "core.jobs.worker", str(directory.path))
+    until(lambda: list((directory.recovery_dir / "checkpoints").glob("checkpoint-*/trainer_state.json")))
+    process.kill()
+    process.wait()
+    before = {name: copy.deepcopy(stage) for name, stage in directory.stages().items()}
+    assert "evaluate" in before
+    assert directory.results() is not None  # what was judged before training is there
+    results = finish(start, directory)
+    assert all(directory.stages()[name] == stage for name, stage in before.items() if name != "load")
+    assert {m["stage"] for m in results["metrics"]} == {"pruned", "recovered"}
+
+
+def test_a_training_that_cannot_be_done_costs_nothing_of_what_was_before(
+    experiment: Any, run_of: Any, start: Any, text: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "?"}\n')
+    data = {"path": str(rows), "format": "instructions"}
+    made = experiment(pruning={"method": "l2", "ratio": 0.5, "round_to": 1}, recovery=recovery(text, data=data))
+    directory = run_of(made)
+    process = start("-m", "core.jobs.worker", str(directory.path))
+    process.communicate(timeout=240)
+    assert process.returncode != 0
+    status = directory.status()
+    assert "`instruction`" in status.reason
+    results = directory.results()
+    assert results is not None
+    assert {m["stage"] for m in results["metrics"]} == {"pruned"}
+    assert (directory.model_dir / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"cutoff": 100_000}, "recovery.cutoff"),
+        ({"micro_batch": 3}, "recovery.micro_batch"),
+        ({"full_weights": True}, "recovery.full_weights"),
+        ({"data": {"corpus": "generated", "format": "chat"}}, "recovery.data.format"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_beside_their_field(
+    experiment: Any, tiny_config: Any, text: Path, change: dict[str, Any], field: str
+) -> None:
+    from core.checks import check
+    from core.models.sizes import Architecture
+
+    made = experiment(pruning={"method": "l2", "ratio": 0.5}, recovery=recovery(text, **change))
+    problems = check(made, Architecture.from_config(tiny_config()))
+    assert [each.field for each in problems if each.level == "error"] == [field]

@@ -1,0 +1,260 @@
+"""LoRA and distillation on tiny models: what is trained, what stays, how it ends and how it goes on."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from core.errors import Cancelled, NumericalError
+from core.experiment import Recovery
+from core.recovery import training
+from core.recovery.distillation import Objective
+from core.recovery.lora import MaskedLinear, attach, merge
+from core.recovery.samples import Document, Material, pack
+from core.recovery.training import Clock, _rate, read_curve, train
+
+
+def rows(count: int, length: int = 12, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.randint(4, 12, (count, length), generator=generator).tolist()
+    return pack([Document(tuple(row), (True,) * length) for row in made], 2 * length, 0)
+
+
+def some(count: int = 16) -> Material:
+    return Material(rows(count), rows(4, seed=1), {})
+
+
+def choice(**changes: Any) -> Recovery:
+    fields = {"kind": "lora", "batch_size": 4, "micro_batch": 2, "epochs": 4, "learning_rate": 0.01, "warmup_steps": 1}
+    return Recovery.model_validate({**fields, "dropout": 0, "cutoff": 24, **changes})
+
+
+def run(model: Any, wanted: Recovery, folder: Path, material: Material | None = None, **more: Any) -> Any:
+    objective = more.pop("objective", None) or Objective(model)
+    how = {"device": "cpu", "seed": 0, "folder": folder, "progress": lambda *_: None, **more}
+    masked = how.pop("masked", False)
+    trained = model if wanted.full_weights else attach(model, wanted, masked=masked)
+    return trained, train(trained, objective, material or some(), wanted, **how)
+
+
+# ------------------------------------------------------------------------------------------------------------ objective
+
+
+def batch_of(material: Any) -> dict[str, torch.Tensor]:
+    return {"input_ids": material.ids, "position_ids": material.positions, "learned": material.learned}
+
+
+def test_the_language_model_loss_is_that_of_each_document_alone(tiny_llama: Any) -> None:
+    model, total, count = tiny_llama(), 0.0, 0
+    material = rows(3)
+    for row in range(len(material)):
+        for half in (material.ids[row, :12], material.ids[row, 12:]):
+            logits = model(half[None]).logits[0]
+            if bool(half.sum()):
+                total += float(F.cross_entropy(logits[:-1], half[1:], reduction="sum").detach())
+                count += 11
+    assert float(Objective(model)(batch_of(material)).detach()) == pytest.approx(total / count, rel=1e-5)
+    assert Objective(model).nll(batch_of(material)) == (pytest.approx(total, rel=1e-5), count)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+def test_the_mixture_is_the_formula(tiny_llama: Any, mix: float) -> None:
+    student, teacher, temperature = tiny_llama(0), tiny_llama(1), 2.0
+    ids = rows(2).ids[:, :12]
+    batch = {"input_ids": ids, "position_ids": torch.arange(12).expand_as(ids), "learned": torch.ones_like(ids).bool()}
+    with torch.no_grad():
+        q, p = student(ids).logits[:, :-1], teacher(ids).logits[:, :-1]
+        kl = (p / temperature).softmax(-1) * ((p / temperature).log_softmax(-1) - (q / temperature).log_softmax(-1))
+        ce = F.cross_entropy(q.flatten(0, 1), ids[:, 1:].flatten())
+        expected = (1 - mix) * ce + mix * temperature**2 * kl.sum(-1).mean()
+        found = Objective(student, teacher, mix, temperature)(batch)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_distilling_the_dense_model_from_itself_costs_nothing(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    value = Objective(model, copy.deepcopy(model), 1.0, 2.0, 1.0)(batch_of(rows(2)))
+    assert float(value.detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_no_gradient_reaches_the_dense_model(tiny_llama: Any) -> None:
+    teacher = tiny_llama(1)
+    Objective(tiny_llama(0), teacher, 1.0, 2.0, 0.5)(batch_of(rows(2))).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+# ----------------------------------------------------------------------------------------------------------------- LoRA
+
+
+def masked(tiny_llama: Any) -> Any:
+    model = tiny_llama()
+    generator = torch.Generator().manual_seed(3)
+    for layer in model.model.layers:
+        for linear in (layer.mlp.down_proj, layer.self_attn.q_proj):
+            linear.weight.data *= torch.rand(linear.weight.shape, generator=generator) > 0.5
+    return model
+
+
+def test_training_sees_what_the_merge_writes_and_zeros_stay(tiny_llama: Any, tmp_path: Path) -> None:
+    model = masked(tiny_llama)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained, _ = run(model, choice(), tmp_path, masked=True)
+    assert any(isinstance(module, MaskedLinear) for module in trained.modules())
+    ids = rows(2).ids
+    trained.save_pretrained(str(tmp_path / "adapter"))
+    fresh = masked(tiny_llama)
+    merged = merge(fresh, tmp_path / "adapter", choice(), masked=True)
+    with torch.no_grad():
+        assert torch.allclose(trained(ids).logits, merged(ids).logits, atol=1e-4)
+    changed = 0
+    for name, value in merged.state_dict().items():
+        assert torch.equal(value == 0, before[name] == 0), name
+        changed += int(not torch.equal(value, before[name]))
+    assert changed == 7 * len(fresh.model.layers)
+
+
+def test_peft_itself_loads_the_adapter_onto_the_pruned_model(tiny_llama: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    trained, _ = run(tiny_llama(), choice(), tmp_path)
+    trained.save_pretrained(str(tmp_path / "adapter"))
+    loaded = PeftModel.from_pretrained(tiny_llama(), str(tmp_path / "adapter"))
+    with torch.no_grad():
+        assert torch.allclose(trained(rows(2).ids).logits, loaded(rows(2).ids).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "count"), [("all-linear", 7), ("attention", 4), ("mlp", 3)])
+def test_the_chosen_parts_get_matrices(tiny_llama: Any, target: str, count: int) -> None:
+    model = tiny_llama()
+    wrapped = attach(model, choice(target_modules=target), masked=False)
+    names = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert len(names) == 2 * count * len(model.model.layers)
+    assert not any("lm_head" in name or "embed" in name for name in names)
+
+
+def test_layers_that_share_matrices_get_them_once(tiny_model: Any) -> None:
+    wrapped = attach(tiny_model("phi3"), choice(), masked=False)
+    names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert sum("layers.0." in name for name in names) == 2 * 4  # qkv, o, gate_up, down
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_training_lowers_the_loss_and_says_how_it_went(tiny_llama: Any, tmp_path: Path) -> None:
+    _, done = run(tiny_llama(), choice(), tmp_path)
+    assert (done.steps, done.planned_steps, done.accumulation, done.micro_batch) == (8, 8, 2, 2)
+    assert done.validation_after < done.validation_before
+    assert done.loss_last < done.loss_first
+    curve = read_curve(tmp_path / "curve.jsonl")
+    assert curve[0]["step"] == 0
+    assert curve[-1]["step"] == 8
+    assert curve[-1]["validation"] == pytest.approx(done.validation_after)
+    assert (done.stopped, done.diverged) == ("", "")
+
+
+def test_a_killed_training_goes_on_to_the_same_end(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    whole, done = run(tiny_llama(), choice(), tmp_path / "whole")
+
+    def stop(steps: float, _total: float, _unit: str) -> None:
+        if steps >= 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(tiny_llama(), choice(), tmp_path / "killed", progress=stop)
+    resumed, again = run(tiny_llama(), choice(), tmp_path / "killed")
+    assert again.steps == done.steps
+    for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6), name
+    steps = [point["step"] for point in read_curve(tmp_path / "killed" / "curve.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_the_minutes_allowed_end_it(tiny_llama: Any, tmp_path: Path) -> None:
+    _, done = run(tiny_llama(), choice(epochs=10_000, max_minutes=0.03), tmp_path)
+    assert done.steps < done.planned_steps
+    assert "0.03 minutes" in done.stopped
+    assert read_curve(tmp_path / "curve.jsonl")[-1]["rate"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_training_that_diverges_gives_back_the_last_checkpoint(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    model = tiny_llama()
+    objective, calls = Objective(model), [0]
+
+    def spoiled(batch: Any) -> torch.Tensor:
+        calls[0] += 1
+        return objective(batch) * (math.nan if calls[0] > 8 else 1.0)
+
+    spoiled.nll, spoiled.student, spoiled.teacher = objective.nll, model, None
+    trained, done = run(model, choice(), tmp_path, objective=spoiled)
+    assert "nan" in done.diverged
+    assert done.steps == 4
+    assert done.validation_after is not None
+    assert math.isfinite(done.validation_after)
+    assert all(bool(torch.isfinite(each).all()) for each in trained.parameters())
+
+
+def test_a_training_that_diverges_at_once_says_what_to_do(tiny_llama: Any, tmp_path: Path) -> None:
+    model = tiny_llama()
+    objective = Objective(model)
+
+    def spoiled(batch: Any) -> torch.Tensor:
+        return objective(batch) * math.nan
+
+    spoiled.nll, spoiled.student, spoiled.teacher = objective.nll, model, None
+    with pytest.raises(NumericalError, match="learning_rate"):
+        run(model, choice(), tmp_path, objective=spoiled)
+
+
+def test_a_loss_that_trebles_counts_as_diverged(tiny_llama: Any, tmp_path: Path) -> None:
+    model = tiny_llama()
+    objective, calls = Objective(model), [0]
+
+    def rising(batch: Any) -> torch.Tensor:
+        calls[0] += 1
+        return objective(batch) * (5.0 if calls[0] > 20 else 1.0)
+
+    rising.nll, rising.student, rising.teacher = objective.nll, model, None
+    _, done = run(model, choice(epochs=40), tmp_path, objective=rising)
+    assert done.diverged.startswith("the loss rose from")
+    assert done.steps == 9  # of the last checkpoint that was written while all was well
+
+
+def test_where_memory_does_not_suffice_the_micro_batch_is_halved(tiny_llama: Any, tmp_path: Path) -> None:
+    model = tiny_llama()
+    objective = Objective(model)
+
+    def tight(batch: Any) -> torch.Tensor:
+        if len(batch["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return objective(batch)
+
+    tight.nll, tight.student, tight.teacher = objective.nll, model, None
+    _, done = run(model, choice(micro_batch=4, batch_size=4), tmp_path, objective=tight)
+    assert (done.micro_batch, done.accumulation, done.gradient_checkpointing) == (1, 4, True)
+
+
+def test_the_rate_warms_up_and_falls_with_steps_or_time() -> None:
+    clock = Clock(limit=None)
+    rate = _rate(4, 100, clock)
+    assert [rate(step) for step in (0, 3, 50, 100)] == pytest.approx([0.25, 0.97, 0.5, 0.0])
+    timed = _rate(4, 100, Clock(limit=10.0, before=7.5))
+    assert timed(10) == pytest.approx(0.25)
+
+
+def test_a_torn_line_of_the_curve_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
+    assert read_curve(path) == [{"step": 1}]
+    assert read_curve(tmp_path / "none") == []
