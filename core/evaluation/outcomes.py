@@ -39,12 +39,17 @@ def write_samples(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
     write_table(path, pa.Table.from_pylist([dict(row) for row in samples], schema=_samples_schema()))
 
 
-def join_samples(parts: Iterable[Path], path: Path) -> None:
-    """One file of the rows of several, in their order; rows that an earlier version wrote fit in."""
+def join_samples(parts: Iterable[Path], path: Path, *, keep: str | None = None) -> None:
+    """One file of the rows of several, in their order; rows that an earlier version wrote fit in.
+
+    keep: rows that the file has of this stage stay, before the new ones.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     tables = [pq.read_table(part) for part in parts]
+    if keep is not None and path.is_file():
+        tables.insert(0, pq.read_table(path, filters=[("stage", "==", keep)]))
     if tables:
         write_table(path, pa.concat_tables(tables, promote_options="permissive"))
 
