@@ -20,6 +20,7 @@ from core.models.families import families
 from core.models.gguf_layout import about_bytes
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import Architecture
+from core.recovery.offered import check_data
 
 GIB = 1 << 30
 PYTHON = ".venv/bin/python"
@@ -65,6 +66,8 @@ def problems_of(setting: Setting) -> list[Problem]:
         found += check_corpus(pruning.calibration, "pruning.calibration")
     for i, text in enumerate(experiment.evaluation.perplexity):
         found += check_corpus(text, f"evaluation.perplexity.{i}")
+    if experiment.recovery is not None:
+        found += check_data(experiment.recovery)
     found += check_tasks(experiment.evaluation.tasks)
     cut = planned(setting)
     if cut is not None and cut.kind == "hidden" and estimate.streamed(work_of(setting, cut)):
