@@ -15,6 +15,7 @@ from statistics import median
 
 from core.device import DeviceInfo
 from core.estimate_cuts import cut_bytes, cut_seconds, layer_bytes, layerwise, streamed
+from core.estimate_recovery import capped, recovery_bytes, recovery_seconds
 from core.estimate_work import (
     LOGIT_BYTES,
     TOKENS_A_PASS,
@@ -29,12 +30,16 @@ from core.experiment import Evaluation, PerplexityCorpus
 from core.models.gguf_layout import about_bytes
 
 __all__ = [
-    "Pace", "TaskSize", "Work", "by_kind", "disk_bytes", "judging_bytes", "layerwise", "memory_bytes",
-    "perplexity_tokens", "pruning_bytes", "stage_seconds", "streamed", "task_tokens", "weight_bytes", "work_kind",
+    "Pace", "TaskSize", "Work", "by_kind", "capped", "disk_bytes", "judging_bytes", "layerwise", "memory_bytes",
+    "perplexity_tokens", "pruning_bytes", "recovering_bytes", "stage_seconds", "streamed", "task_tokens",
+    "weight_bytes", "work_kind",
 ]  # fmt: skip
 
-PASSES = ("calibrate", "perplexity", "tasks", "fidelity")
-"""Kinds of work that are forward passes: one that no earlier run did is corrected as the others were."""
+PASSES = ("calibrate", "perplexity", "tasks", "fidelity", "recover")
+"""Kinds of work that are mostly passes: one that no earlier run did is corrected as the others were."""
+
+JUDGING = ("perplexity", "tasks", "fidelity", "speed")
+"""Parts of an evaluation."""
 
 DISK_BYTES_A_SECOND = 300e6
 START_S = {"cpu": 5.0, "cuda": 12.0}
@@ -87,7 +92,10 @@ BYTES_A_TOKEN = 4.3
 
 
 def stage_seconds(work: Work) -> dict[str, float]:
-    """Seconds by the stated model of load, calibrate, prune, save, perplexity, tasks, fidelity and speed."""
+    """Seconds by the stated model of load, calibrate, prune, save, recover, perplexity, tasks, fidelity and speed.
+
+    With recovery the model is judged twice, before and after: both count.
+    """
     evaluation = work.experiment.evaluation
     kind = work.device.kind
     weights = weight_bytes(work.before)
@@ -108,6 +116,9 @@ def stage_seconds(work: Work) -> dict[str, float]:
         seconds["fidelity"] = sum(pass_seconds(work, side, tokens, window) for side in (work.before, work.after))
     if evaluation.speed:
         seconds["speed"] = SPEED_S * (2 if compared else 1)
+    if work.plan is not None and work.experiment.recovery is not None:
+        seconds |= {name: 2 * seconds[name] for name in JUDGING if name in seconds}
+        seconds["recover"] = recovery_seconds(work)
     return {name: value for name, value in seconds.items() if value > 0}
 
 
@@ -136,11 +147,11 @@ def task_tokens(name: str, evaluation: Evaluation) -> tuple[int, int]:
 def work_kind(timing: str) -> str | None:
     """The kind of work that a name in `timings` of results.json stands for; None for a sum or something unknown."""
     head, _, part = timing.partition(".")
-    if head == "evaluate":
+    if head in ("evaluate", "judge_recovered"):
         return {"perplexity": "perplexity", "task": "tasks", "fidelity": "fidelity", "speed": "speed"}.get(
             part.partition(".")[0]
         )
-    return head if head in {"load", "calibrate", "prune", "save"} else None
+    return head if head in {"load", "calibrate", "prune", "save", "recover"} else None
 
 
 def by_kind(timings: Iterable[tuple[str, float | None]]) -> dict[str, float]:
@@ -198,7 +209,13 @@ class Pace:
 
 def memory_bytes(work: Work) -> int:
     """Rough peak of the worker on its device; the model in its dtype, and the largest of what the stages add to it."""
-    return max(pruning_bytes(work), judging_bytes(work))
+    return max(pruning_bytes(work), judging_bytes(work), recovering_bytes(work))
+
+
+def recovering_bytes(work: Work) -> int:
+    """The worker's peak on its device while it trains; 0 without recovery."""
+    held = recovery_bytes(work)
+    return PROCESS_BYTES[work.device.kind] + held if held else 0
 
 
 def pruning_bytes(work: Work) -> int:
@@ -225,4 +242,5 @@ def disk_bytes(work: Work) -> int:
     kept, quantised = work.experiment.save_model, work.experiment.model.quantised
     if quantised is not None and kept:
         return about_bytes(work.before, quantised) + (4 << 20)
-    return (weight_bytes(work.after) if kept and work.plan is not None else 0) + (4 << 20)
+    models = 0 if work.plan is None or not kept else 1 if work.experiment.recovery is None else 2
+    return models * weight_bytes(work.after) + (4 << 20)

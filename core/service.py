@@ -124,7 +124,7 @@ class Service:
         cut = previews.planned(setting)
         work = previews.work_of(setting, cut)
         pace = self._pace_on(work)
-        stages = pace.apply(estimate.stage_seconds(work))
+        stages = estimate.capped(pace.apply(estimate.stage_seconds(work)), work)
         found = previews.problems_of(setting)
         errors = [problem for problem in found if problem.level == "error"]
         cautions = [problem for problem in found if problem.level != "error"]

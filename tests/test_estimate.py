@@ -2,7 +2,7 @@
 
 import pytest
 
-from core import estimate, estimate_cuts, estimate_work
+from core import estimate, estimate_cuts, estimate_recovery, estimate_work
 from core.device import DeviceInfo
 from core.experiment import Experiment
 from core.models.plans import plan
@@ -271,3 +271,89 @@ def test_a_rounded_model_costs_its_file_and_is_compared_with_dense():
     assert "fidelity" in estimate.stage_seconds(rounded)
     assert estimate.memory_bytes(rounded) > estimate.memory_bytes(plain)
     assert estimate.disk_bytes(plain) < 80e6 < estimate.disk_bytes(rounded) < 110e6
+
+
+def recovering(device=CPU, dtype="float32", **recovery):
+    """A run that trains after a cut of a third."""
+    data = {"kind": "lora", **recovery}
+    return work(device, dtype, pruning={"method": "l1", "ratio": 0.34}, recovery=data)
+
+
+def test_recovery_is_judged_twice_and_trained_once():
+    plain = estimate.stage_seconds(work(pruning={"method": "l1", "ratio": 0.34}))
+    both = estimate.stage_seconds(recovering())
+    assert {name: both[name] / plain[name] for name in ("perplexity", "tasks", "fidelity", "speed")} == dict.fromkeys(
+        ("perplexity", "tasks", "fidelity", "speed"), 2
+    )
+    assert both["recover"] > both["perplexity"]
+    assert "recover" not in plain
+    assert estimate.work_kind("recover") == "recover"
+    assert estimate.work_kind("judge_recovered.task.piqa") == "tasks"
+    assert estimate.work_kind("judge_recovered") is None
+
+
+def test_a_training_step_is_four_flops_a_parameter_and_token_a_teacher_adds_two():
+    one = recovering(validation=0, epochs=1)
+    flops = estimate_recovery.training_seconds(one, one.experiment.recovery) * estimate_work.flops_a_second(
+        CPU, "float32"
+    )
+    tokens = estimate_recovery.PASSAGES_TOKENS
+    assert 4.0 < flops / (one.after.params * tokens) < 4.6  # products of attention, and gradients of LoRA's matrices
+    taught = recovering(kind="distillation", validation=0, epochs=1)
+    more = estimate_recovery.training_seconds(taught, taught.experiment.recovery) * estimate_work.flops_a_second(
+        CPU, "float32"
+    )
+    assert 2.0 < (more - flops) / (one.before.params * tokens) < 2.3
+
+
+def test_the_minutes_allowed_cap_the_training_however_slow_the_device_was_before():
+    capped = recovering(max_minutes=1.0)
+    stages = estimate.stage_seconds(capped)
+    assert 60 < stages["recover"] < 90
+    slow = estimate.Pace({"recover": 10.0}, 1).apply(stages)
+    assert estimate.capped(slow, capped)["recover"] == pytest.approx(stages["recover"])
+    free = recovering()
+    assert estimate.capped({"recover": 1e6}, free) == {"recover": 1e6}
+
+
+def test_the_data_decide_how_much_is_learned_from(tmp_path):
+    def tokens(**data):
+        return estimate_recovery.data_tokens(recovering(data=data).experiment.recovery)
+
+    assert tokens() == estimate_recovery.PASSAGES_TOKENS
+    assert tokens(max_samples=10) == 10 * 256
+    assert tokens(corpus="generated") == 2048 * 256
+    assert tokens(corpus="alpaca-cleaned", format="instructions") == 51_760 * 107
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "four letters"}\n' * 1000)
+    assert 4000 < tokens(path=str(file)) < 8000
+    assert tokens(path=str(tmp_path / "no")) == 0
+
+
+def test_training_weights_takes_more_memory_than_training_lora_and_a_teacher_more_still():
+    def needed(**recovery):
+        return estimate.recovering_bytes(recovering(micro_batch=4, **recovery))
+
+    assert needed() < needed(kind="distillation") < needed(kind="distillation", full_weights=True)
+    assert needed(kind="distillation", full_weights=True) - needed(kind="distillation") > 8 * SMOLLM2.params
+    assert estimate.recovering_bytes(work(pruning={"method": "l1"})) == 0
+    kept = estimate.disk_bytes(recovering()) - estimate.disk_bytes(work(pruning={"method": "l1", "ratio": 0.34}))
+    assert kept == 4 * recovering().after.params
+
+
+def test_lora_of_tinyllama_at_the_papers_recipe_fits_a_t4():
+    tiny = Architecture("llama", 2048, 64, 32000, False, (LayerSizes(32, 4, 5632),) * 22, max_positions=2048)
+    experiment = Experiment.parse(
+        {
+            "pruning": {"method": "taylor", "ratio": 0.3},
+            "recovery": {"kind": "lora", "micro_batch": 4},
+        }
+    )
+    one = estimate.Work(experiment, tiny, plan(tiny, experiment.pruning), T4, "float16")
+    assert 2 << 30 < estimate.recovering_bytes(one) < 12 << 30
+
+
+def test_trained_numbers_are_those_of_two_matrices_beside_each_linear_layer():
+    one = recovering(rank=8)
+    shapes = [shape for i in range(30) for shape in one.after.matrix_shapes(i).values()]
+    assert estimate_recovery.trained_parameters(one, one.experiment.recovery) == sum(8 * (o + i) for o, i in shapes)
