@@ -5,7 +5,7 @@ Numbers come from the rows beside the runs (core/storage/outcomes.py), statistic
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def flips(
     return [_flip(row, known.get(str(row["doc_hash"]))) for row in rows]
 
 
+_DIFFERENCE = ("run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p")
 Known = dict[tuple[Any, ...], list[tuple[Any, ...]]]
 """Differences that were computed before, by the two runs and the state of their files."""
 
@@ -165,8 +166,22 @@ def differences(
         if key not in known:
             known[key] = _differences(store, home, dense, run_id)
         rows += known[key]
-    columns = ["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(_DIFFERENCE))
+
+
+def gains(store: Store, home: Path, run_ids: Iterable[str], known: Known | None = None) -> pd.DataFrame:
+    """The same of each run that was judged before and after recovery, between the two: what training changed.
+
+    Columns as of `differences`, with baseline being the run itself. Other runs have no rows.
+    """
+    known = {} if known is None else known
+    rows: list[tuple[Any, ...]] = []
+    for run_id in dict.fromkeys(run_ids):
+        key = (run_id, _stamp(home, run_id))
+        if key not in known:
+            known[key] = _differences(store, home, run_id, run_id)
+        rows += known[key]
+    return pd.DataFrame(rows, columns=list(_DIFFERENCE))
 
 
 def _stamp(home: Path, run_id: str) -> tuple[int, int] | None:

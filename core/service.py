@@ -28,6 +28,7 @@ from core.models import catalogue
 from core.models.sizes import Architecture
 from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
 from core.pruning import registry
+from core.recoveries import Recoveries
 from core.storage.store import Store
 from core.views import ChatModel, Preview, RunDetail, StatusLine
 
@@ -60,6 +61,7 @@ class Service:
     def __init__(self, home: Path | None = None, supervisor: bool = True) -> None:
         self.home = (settings.home() if home is None else home).resolve()
         self._store = Store.open(self.home)
+        self.recovery = Recoveries(self._store, self.home)
         self._notice = "" if self._store.read_only else self._store.notice
         self._supervisor: Supervisor | None = None
         self._lock = threading.Lock()

@@ -18,8 +18,10 @@ _ROWS = """SELECT task, doc, doc_hash, target, choice::INTEGER AS choice, choice
         correct::BOOLEAN AS correct, correct_norm::BOOLEAN AS correct_norm,
         loglikelihoods::DOUBLE[] AS loglikelihoods, score::DOUBLE AS score
     FROM (FROM read_parquet(?) UNION ALL BY NAME SELECT NULL::VARCHAR AS stage WHERE false)
-    QUALIFY coalesce(stage, 'pruned') = max(coalesce(stage, 'pruned')) OVER (PARTITION BY task)"""
-_SIDES = f"a AS ({_ROWS}), b AS ({_ROWS})"
+    """
+_LATER = "QUALIFY coalesce(stage, 'pruned') = max(coalesce(stage, 'pruned')) OVER (PARTITION BY task)"
+_SIDES = f"a AS ({_ROWS}{_LATER}), b AS ({_ROWS}{_LATER})"
+_BEFORE_AND_AFTER = f"a AS ({_ROWS}WHERE coalesce(stage, 'pruned') = 'pruned'), b AS ({_ROWS}WHERE stage = 'recovered')"
 _COUNTED = ("task", "metric", "n", "both_right", "lost", "won")
 
 
@@ -31,7 +33,8 @@ def samples_file(home: Path, run_id: str) -> Path | None:
 
 def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
     """On the documents that two runs share: how many there are, how many both, only the first, only the second got
-    right. One row a task and metric: task, metric, n, both_right, lost, won."""
+    right. One row a task and metric: task, metric, n, both_right, lost, won. A run beside itself: before recovery, and
+    after it."""
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
         return pd.DataFrame(columns=list(_COUNTED))
@@ -46,17 +49,26 @@ def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
         GROUP BY a.task"""
         for metric, right in RIGHT.items()
     ]
-    return store.frame(f"WITH {_SIDES} {' UNION ALL '.join(parts)} ORDER BY task, metric", [*map(str, files)])
+    return store.frame(
+        f"WITH {_sides(first, second)} {' UNION ALL '.join(parts)} ORDER BY task, metric", [*map(str, files)]
+    )
+
+
+def _sides(first: str, second: str) -> str:
+    return _BEFORE_AND_AFTER if first == second else _SIDES
 
 
 def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """Mean NLL of each window that two runs share: task, doc_hash (of the whole text), doc, first, second."""
+    """Mean NLL of each window that two runs share: task, doc_hash (of the whole text), doc, first, second.
+
+    A run beside itself: before recovery, and after it.
+    """
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
         return pd.DataFrame(columns=["task", "doc_hash", "doc", "first", "second"])
     return store.frame(
         f"""
-        WITH {_SIDES}
+        WITH {_sides(first, second)}
         SELECT task, doc_hash, doc, a.score AS first, b.score AS second
         FROM a JOIN b USING (task, doc, doc_hash)
         WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL

@@ -6,10 +6,13 @@ from typing import Any
 
 from core.errors import ExperimentError
 from core.experiment import ALLOCATIONS, Experiment, inapplicable
-from pages._parts.launch_state import DENSE, FILE, QUANTISED, chosen_names
+from pages._parts.launch_state import DENSE, FILE, NO_RECOVERY, QUANTISED, RECOVERY, chosen_names
 
 Values = Mapping[Any, Any]
 MOST_RUNS = 24
+RECOVERED = {NO_RECOVERY: "", "lora": ", then LoRA", "distillation": ", then distilled"}
+_DISTILLATION = {"temperature", "loss_mix", "hidden_mix", "full_weights"}
+_OF_LORA = {"rank", "alpha", "dropout"}
 
 
 def cuts(values: Values) -> list[tuple[str, int]]:
@@ -41,6 +44,7 @@ def experiments(values: Values, methods: Mapping[str, Any], n_layers: int) -> li
                 "name": _name(values, method, ratio, quantised, several=len(chosen) > 1, n_layers=n_layers),
                 "model": {**_model(values), "quantised": quantised},
                 "pruning": _pruning(values, method, ratio, n_layers, offered) if method is not None else None,
+                "recovery": recovery(values) if method is not None else None,
                 "evaluation": _evaluation(values, dense=name == DENSE),
                 "save_model": values["launch_save_model"],
                 "seed": values["launch_seed"] or 0,
@@ -105,6 +109,7 @@ def _name(values: Values, method: Any, ratio: int, quantised: str | None, *, sev
         text += " of the model"
     if method.kind != "hidden" and (first, last) != (0, n_layers - 1):
         text += f", layers {first}–{last}"
+    text += RECOVERED[values["launch_recovery"]]
     return f"{own}: {text}" if own else text
 
 
@@ -168,6 +173,41 @@ def _text(corpus: str, path: str, field: str) -> dict[str, Any]:
     if not path.strip():
         raise ExperimentError("A text file is asked for, but no path is given.", "Give its path.", field=field)
     return {"path": path.strip()}
+
+
+def recovery_fields(values: Values) -> frozenset[str]:
+    """Fields of `recovery` that apply to the kind of training that is chosen."""
+    fields = set(RECOVERY)
+    if values["launch_recovery"] != "distillation":
+        fields -= _DISTILLATION
+    elif values["launch_recovery_full_weights"]:
+        fields -= _OF_LORA
+    return frozenset(fields)
+
+
+def recovery(values: Values) -> dict[str, Any] | None:
+    """The section `recovery`: what applies and is not the default; None where nothing is trained."""
+    if values["launch_recovery"] == NO_RECOVERY:
+        return None
+    fields = recovery_fields(values)
+    found: dict[str, Any] = {"kind": values["launch_recovery"], "data": _lesson(values)}
+    for name, default in RECOVERY.items():
+        value = values[f"launch_recovery_{name}"]
+        if name in fields and value is not None and value != default:
+            found[name] = value
+    return found
+
+
+def _lesson(values: Values) -> dict[str, Any]:
+    """What is learned from."""
+    name = values["launch_recovery_data"] or "passages"
+    data = _text(name, values["launch_recovery_path"], "recovery.data.path")
+    data["format"] = values["launch_recovery_format"]
+    if name == "passages":
+        del data["corpus"]
+    if values["launch_recovery_max_samples"] is not None:
+        data["max_samples"] = values["launch_recovery_max_samples"]
+    return data
 
 
 def _evaluation(values: Values, *, dense: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import InputError, Problem
 from core.experiment import describe
 from core.service import Service
-from pages._parts import launch_cut, launch_more, launch_tasks
+from pages._parts import launch_cut, launch_more, launch_recover, launch_tasks
 from pages._parts.launch_says import Says
 from pages._parts.launch_state import FILE, LIMITS
 from pages._parts.theme import count, html
@@ -31,7 +31,8 @@ def show(service: Service) -> Form:
     architecture, problems = _model(service, says)
     step(2, "Prune")
     launch_cut.show(service, methods, architecture, says)
-    _recover(says)
+    step(3, "Recover")
+    launch_recover.show(service, says)
     _evaluate(service, says)
     launch_more.run(says)
     return Form(architecture, methods, says, problems)
@@ -86,21 +87,6 @@ def _facts(architecture: Any) -> str:
     if not architecture.uniform:
         sizes = "sizes differ per layer"
     return f"{architecture.n_layers} layers · {sizes} · <b>{count(architecture.params)} parameters</b>"
-
-
-def _recover(says: Says) -> None:
-    step(3, "Recover")
-    st.segmented_control(
-        "Training after the cut",
-        ["None", "LoRA", "Distillation"],
-        default="None",
-        disabled=True,
-        key="launch_recovery",
-        persist_state="session",
-        label_visibility="collapsed",
-    )
-    st.html('<p class="esp-fact">The cut model is judged as it is. LoRA and distillation come in a later version.</p>')
-    says.place("recovery")
 
 
 def _evaluate(service: Service, says: Says) -> None:

@@ -121,11 +121,18 @@ def _facts(made: Sequence[Experiment], seen: Sequence[Preview], dense: Sequence[
     rows += [
         ("needs", f"about {size(memory)} of memory"),
         ("takes", f"about {duration(seconds)} on {where}{', with the dense model' if dense else ''}"),
+        ("of that", _training(seen)),
     ]
     items = "".join(
         f"<dt>{name}</dt><dd>{value if name == LOADS else html(value)}</dd>" for name, value in rows if value
     )
     st.html(f'<dl class="esp-facts" title="{html(seen[0].seconds_basis)}">{items}</dl>')
+
+
+def _training(seen: Sequence[Preview]) -> str:
+    """What training takes, where there is any; the second evaluation counts as evaluation."""
+    seconds = sum(preview.stage_seconds.get("recover", 0.0) for preview in seen)
+    return f"about {duration(seconds)} for recovery; the model is judged before and after" if seconds else ""
 
 
 def _engines(made: Sequence[Experiment], seen: Sequence[Preview]) -> list[tuple[str, str]]:

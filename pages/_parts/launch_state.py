@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.experiment import ALLOCATIONS, BUILTIN_MODEL, SEVEN_TASKS, Experiment
+from core.experiment import ALLOCATIONS, BUILTIN_MODEL, SEVEN_TASKS, Experiment, Recovery
 from core.service import Service
 
 DENSE = ""  # the method that is none: judge the model as it is
@@ -20,6 +20,13 @@ MIDDLE = (4, 25)  # of SmolLM2's 30 layers: first and last ones are the dearest 
 LIMITS = (20, 50, 100, 200, 500, 1000, None)
 KEEPS = (95, 90, 85, 80, 75, 70, 65, 60, 55, 50)  # per cent of the model, on the first door
 OPTION = "launch_option_"  # keys of the methods' own options begin so
+NO_RECOVERY = "none"
+RECOVERY: dict[str, Any] = {  # fields of `recovery` that are numbers and choices, with their defaults; auto is empty
+    name: None if info.default == "auto" else info.default
+    for name, info in Recovery.model_fields.items()
+    if name not in ("kind", "data")
+}
+RECOVERY |= {name: float(RECOVERY[name]) for name in ("alpha", "epochs")}
 CALIBRATION = ("corpus", "path", "split", "samples", "length", "seed")
 
 DEFAULTS: dict[str, Any] = {
@@ -56,6 +63,12 @@ DEFAULTS: dict[str, Any] = {
     "launch_calibration_samples": 32,
     "launch_calibration_length": 512,
     "launch_calibration_seed": None,
+    "launch_recovery": NO_RECOVERY,
+    "launch_recovery_data": "passages",
+    "launch_recovery_path": "",
+    "launch_recovery_format": "text",
+    "launch_recovery_max_samples": None,
+    **{f"launch_recovery_{name}": value for name, value in RECOVERY.items()},
     "launch_perplexity": ["passages"],
     "launch_perplexity_path": "",
     "launch_perplexity_window": 512,
@@ -174,6 +187,49 @@ def from_pruning(pruning: Mapping[str, Any], last_layer: int) -> dict[str, Any]:
     text = pruning.get("calibration", {})
     found |= {f"launch_calibration_{name}": text[name] for name in CALIBRATION if name in text}
     return found | ({"launch_calibration_corpus": FILE} if text.get("path") else {})
+
+
+def from_recovery(recovery: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the form holds for a `recovery` section, or for None: the inverse of `launch_build.recovery`."""
+    if recovery is None:
+        return {"launch_recovery": NO_RECOVERY}
+    data = recovery.get("data") or {}
+    found: dict[str, Any] = {
+        "launch_recovery": recovery["kind"],
+        "launch_recovery_data": FILE if data.get("path") else data.get("corpus") or "passages",
+        "launch_recovery_path": data.get("path") or "",
+        "launch_recovery_format": data.get("format") or "text",
+        "launch_recovery_max_samples": data.get("max_samples"),
+    }
+    for name, default in RECOVERY.items():
+        value = recovery.get(name, default)
+        value = None if value == "auto" else value
+        found[f"launch_recovery_{name}"] = float(value) if isinstance(default, float) and value is not None else value
+    if found["launch_recovery_max_minutes"] is not None:
+        found["launch_recovery_max_minutes"] = float(found["launch_recovery_max_minutes"])
+    return found
+
+
+def recovers(values: Mapping[str, Any]) -> bool:
+    """Whether anything is cut, so that there is something to recover from."""
+    return any(name not in (DENSE, *QUANTISED) for name in chosen_names(values))
+
+
+def recovery_changed(instructions: list[str]) -> None:
+    """LoRA begins with instruction data where there are any on this machine; distillation with plain text."""
+    wanted = st.session_state["launch_recovery"]
+    if wanted == NO_RECOVERY or st.session_state["launch_recovery_data"] not in ("passages", *instructions):
+        return
+    with_answers = wanted == "lora" and instructions
+    st.session_state["launch_recovery_data"] = instructions[0] if with_answers else "passages"
+    st.session_state["launch_recovery_format"] = "instructions" if with_answers else "text"
+
+
+def lesson_changed(formats: Mapping[str, str]) -> None:
+    """Named data bring their format; those of a file or a hub set are instructions, until somebody says otherwise."""
+    chosen = st.session_state["launch_recovery_data"] or "passages"
+    st.session_state["launch_recovery_data"] = chosen
+    st.session_state["launch_recovery_format"] = formats.get(chosen, "instructions")
 
 
 def middle(last_layer: int) -> tuple[int, int]:

@@ -9,10 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.errors import ExperimentError
-from core.experiment import Experiment
+from core.experiment import Experiment, Recovery
 from core.service import close_service, get_service
 from pages._parts import launch_build
-from pages._parts.launch_state import DEFAULTS, DOORS, KEEPS, NONE, from_pruning
+from pages._parts.launch_state import DEFAULTS, DOORS, KEEPS, NONE, from_pruning, from_recovery
 from pages._parts.launch_words import DOES, KINDS, sentence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -160,9 +160,106 @@ def test_the_dense_model_alone_is_a_run_too(launch: AppTest, service: Any) -> No
     assert [e.pruning for e in queued(service)] == [None]
 
 
-def test_recovery_is_switched_off_with_the_reason(launch: AppTest) -> None:
-    assert launch.segmented_control(key="launch_recovery").disabled
-    assert "LoRA and distillation come in a later version" in html(launch)
+# --- recovery
+
+
+def with_recovery(kind: str, **changes: Any) -> AppTest:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.session_state["launch_recovery"] = kind
+    for name, value in changes.items():
+        app.session_state[f"launch_recovery_{name}"] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_recovery_is_off_at_first_and_says_what_is_usual(launch: AppTest) -> None:
+    assert launch.segmented_control(key="launch_recovery").value == "none"
+    assert "distillation is the usual choice" in html(launch)
+    assert yaml(launch).recovery is None
+    assert "launch_recovery_learning_rate" not in {number.key for number in launch.number_input}
+
+
+def test_distillation_with_defaults_is_queued_and_its_yaml_holds_nothing_else(launch: AppTest, service: Any) -> None:
+    launch.segmented_control(key="launch_recovery").set_value("distillation").run()
+    assert not launch.exception
+    assert "recovery:\n  kind: distillation\nevaluation" in launch.code[0].value.replace("'", "")
+    assert "for recovery; the model is judged before and after" in html(launch)
+    launch.button(key="launch_queue").click().run()
+    assert [e.recovery.kind for e in queued(service) if e.recovery] == ["distillation"]
+    assert [e.recovery for e in queued(service) if e.pruning is None] == [None]
+
+
+def test_only_the_fields_of_the_kind_are_drawn_and_count() -> None:
+    def drawn(app: AppTest) -> set[str]:
+        return {str(each.key).removeprefix("launch_recovery_") for each in [*app.number_input, *app.checkbox]}
+
+    lora = drawn(with_recovery("lora"))
+    taught = drawn(with_recovery("distillation"))
+    whole = drawn(with_recovery("distillation", full_weights=True, rank=64))
+    assert {"rank", "alpha", "dropout", "cutoff", "max_samples"} <= lora
+    assert {"temperature", "loss_mix", "hidden_mix", "full_weights"} <= taught - lora
+    assert not {"rank", "alpha", "dropout"} & whole
+    (one,) = made(launch_recovery="distillation", launch_recovery_full_weights=True, launch_recovery_rank=64)
+    assert one.recovery.rank == 8
+    (other,) = made(launch_recovery="lora", launch_recovery_temperature=4.0, launch_recovery_rank=64)
+    assert (other.recovery.rank, other.recovery.temperature) == (64, 2.0)
+    assert other.name.endswith(", then LoRA")
+
+
+def test_every_field_of_the_schema_stands_on_the_form() -> None:
+    keys = {key.removeprefix("launch_recovery_") for key in DEFAULTS if key.startswith("launch_recovery")}
+    assert set(Recovery.model_fields) - {"kind", "data"} <= keys
+    assert {"data", "path", "format", "max_samples"} <= keys
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        None,
+        {"kind": "lora", "data": {"path": "/data/rows.jsonl", "format": "chat", "max_samples": 50}, "rank": 4},
+        {"kind": "lora", "data": {"corpus": "someone/chats", "format": "chat"}, "micro_batch": 2, "max_minutes": 10},
+        {"kind": "distillation", "data": {"corpus": "generated"}, "temperature": 1.0, "epochs": 1},
+        {"kind": "distillation", "full_weights": True, "hidden_mix": 0.5, "alpha": 16},
+    ],
+)
+def test_a_recovery_section_fills_the_form_and_comes_back(section: dict[str, Any] | None) -> None:
+    wanted = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.34}, "recovery": section}).recovery
+    data = None if wanted is None else wanted.model_dump(mode="json")
+    assert [e.recovery for e in made(**from_recovery(data))] == [wanted]
+
+
+def test_data_that_cannot_be_had_is_said_beside_its_field_before_queueing(tmp_path: Path) -> None:
+    missing = with_recovery("lora", data="file", path=str(tmp_path / "no.jsonl"), format="instructions")
+    assert "cannot be read" in html(missing)
+    assert missing.button(key="launch_queue").disabled
+    hub = with_recovery("lora", data="alpaca-cleaned", format="instructions")
+    assert "set to work offline" in html(hub)
+    nothing = with_recovery("lora", data="file", format="instructions")
+    assert "no path is given" in html(nothing)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "a", "answer": "b"}\n')
+    other = with_recovery("lora", data="file", path=str(rows), format="instructions")
+    assert "no text under `instruction`" in html(other)
+    rows.write_text('{"instruction": "a", "output": "b"}\n')
+    good = with_recovery("lora", data="file", path=str(rows), format="instructions")
+    assert not good.button(key="launch_queue").disabled
+
+
+def test_named_data_bring_their_format() -> None:
+    app = with_recovery("lora")
+    app.selectbox(key="launch_recovery_data").set_value("alpaca-cleaned").run()
+    assert app.session_state["launch_recovery_format"] == "instructions"
+    app.selectbox(key="launch_recovery_data").set_value("generated").run()
+    assert yaml(app).recovery.data.corpus == "generated"  # type: ignore[union-attr]
+    assert "distillation is the usual choice" in html(app)
+
+
+def test_where_nothing_is_cut_there_is_nothing_to_recover(launch: AppTest) -> None:
+    of_kind(launch, NONE)
+    assert "nothing to recover from" in html(launch)
+    (dense,) = made(launch_kind=NONE, launch_method="", launch_recovery="lora")
+    assert dense.recovery is None
 
 
 # --- methods of every kind
