@@ -6,13 +6,11 @@ field. The text of a problem says what, which value, and what to do.
 
 from collections.abc import Iterator
 
-from core.errors import ExperimentError, NotAvailableError, Problem, UnknownNameError
+from core.errors import ExperimentError, Problem, UnknownNameError
 from core.experiment import Experiment, Pruning
 from core.models.gguf_layout import gguf_architecture, known_families
 from core.models.plans import Plan, parse_pattern, plan
 from core.models.sizes import PART_MATRICES, Architecture
-
-LATER = "It is part of the file format already, but this version cannot do it yet."
 
 
 def check(experiment: Experiment, architecture: Architecture, *, foreign_code: bool = False) -> list[Problem]:
@@ -31,11 +29,9 @@ def check(experiment: Experiment, architecture: Architecture, *, foreign_code: b
 
 
 def require(experiment: Experiment, architecture: Architecture, *, foreign_code: bool = False) -> None:
-    """Raise ExperimentError with every error of `check`; NotAvailableError if all are of a later version."""
+    """Raise ExperimentError with every error of `check`."""
     found = check(experiment, architecture, foreign_code=foreign_code)
     errors = [problem for problem in found if problem.level == "error"]
-    if errors and all(problem.advice == LATER for problem in errors):
-        raise NotAvailableError(" ".join(problem.message for problem in errors), LATER)
     if errors:
         raise ExperimentError.of(errors)
 

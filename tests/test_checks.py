@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from core.checks import check, require
-from core.errors import ExperimentError, NotAvailableError
+from core.errors import ExperimentError
 from core.experiment import Experiment
 from core.models.sizes import Architecture
 
@@ -62,17 +62,32 @@ def test_an_unknown_family_lists_the_known_ones() -> None:
     assert found({"model_type": "mamba"}) == {"model.name": "error"}
 
 
-def test_settings_of_a_later_version_are_refused_with_that_reason() -> None:
-    experiment = Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.4}, "recovery": {"kind": "lora"}})
-    with pytest.raises(NotAvailableError, match="cannot do it yet"):
-        require(experiment, Architecture.from_config(CONFIG))
+@pytest.mark.parametrize(
+    ("recovery", "field"),
+    [
+        ({"kind": "lora", "cutoff": 4096}, "cutoff"),
+        ({"kind": "lora", "batch_size": 64, "micro_batch": 6}, "micro_batch"),
+        ({"kind": "lora", "full_weights": True}, "full_weights"),
+        ({"kind": "lora", "hidden_mix": 0.5}, "hidden_mix"),
+        ({"kind": "lora", "data": {"corpus": "generated", "format": "chat"}}, "data.format"),
+    ],
+)
+def test_what_stands_in_the_way_of_training_is_said_of_its_field(recovery: dict[str, Any], field: str) -> None:
+    assert found(recovery=recovery) == {f"recovery.{field}": "error"}
+
+
+def test_both_kinds_of_recovery_work_as_they_are() -> None:
+    assert found(recovery={"kind": "lora"}) == found(recovery={"kind": "distillation", "full_weights": True}) == {}
 
 
 def test_require_lists_every_error() -> None:
     experiment = Experiment.parse(
-        {"pruning": {"method": "taylor", "ratio": 0.4, "layers": [0, 99]}, "recovery": {"kind": "lora"}}
+        {
+            "pruning": {"method": "taylor", "ratio": 0.4, "layers": [0, 99]},
+            "recovery": {"kind": "lora", "cutoff": 4096},
+        }
     )
-    with pytest.raises(ExperimentError, match=r"Recovery.*layers 0–99"):
+    with pytest.raises(ExperimentError, match=r"Samples of 4096 tokens.*layers 0–99"):
         require(experiment, Architecture.from_config(CONFIG))
 
 

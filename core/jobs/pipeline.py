@@ -63,6 +63,7 @@ def require_data(experiment: Experiment) -> None:
     """Refuse an experiment whose texts or tasks cannot be had; asks no network and loads nothing heavy."""
     from core.data.corpora import check_corpus
     from core.data.tasks import check_tasks
+    from core.recovery.offered import check_data
 
     evaluation, pruning = experiment.evaluation, experiment.pruning
     problems: list[Problem] = list(check_tasks(evaluation.tasks))
@@ -70,6 +71,8 @@ def require_data(experiment: Experiment) -> None:
         problems += check_corpus(choice, f"evaluation.perplexity.{place}")
     if pruning is not None and pruning.reads_text:
         problems += check_corpus(pruning.calibration, "pruning.calibration")
+    if experiment.recovery is not None:
+        problems += check_data(experiment.recovery)
     if problems:
         raise ExperimentError.of(problems)
 
