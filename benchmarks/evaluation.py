@@ -1,112 +1,198 @@
-"""The seven tasks through Espalier's scorer and through the harness's own model, on the same documents.
+"""The seven tasks on SmolLM2-135M: this program's evaluation against lm-eval's own HFLM, in one process.
 
-    python -m benchmarks.evaluation [--limit 100] [--tasks piqa …] [--device cuda:0] [--dtype bfloat16] [--stock float32]
+    python -m benchmarks.evaluation [--device cuda:0] [--dtype bfloat16] [--limit N] [--tasks …] [--stock | --ours]
 
-Seconds are CPU seconds of the process on a CPU and wall seconds on a GPU, of requests, tokenising, passes and metrics;
-loading the model and the tasks' data is left out. `--stock none` leaves the harness's own model out, whose dtype is
-else that of `--dtype` unless it is named. Answers are compared document by document: the largest difference of a
-log-likelihood, and choices that differ, with the two best log-likelihoods of each model.
+On a CPU: CPU seconds on one thread, stock in float32 (the only dtype in which it is compared there; `--stock-dtype`
+chooses another). On a GPU: wall seconds, stock in the same dtype. Both ways load the same tasks and do all that a task
+asks for: prompts, tokenising, passes, metrics, rows of documents. Stock pads to the best of its batch sizes
+(`--stock-batch`: 1 on a CPU, where padding costs most; 64 on a GPU). The model is loaded and warmed up before.
+
+The agreement of answers is that of documents: log-likelihoods of all choices, and which is the highest. A different
+choice counts as a tie where stock itself has both within 1e-3.
 """
 
 import argparse
+import os
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["TQDM_DISABLE"] = "1"
 
 import torch
 
 from benchmarks.common import row
 from core.evaluation import harness, tasks
-from core.experiment import SEVEN_TASKS, ModelChoice
+from core.experiment import BUILTIN_MODEL, SEVEN_TASKS, ModelChoice
 from core.models.loading import load
 
-TIE = 1e-3  # nats
+TIE = 1e-3
 
 
-def clock(device: str) -> float:
-    """Seconds of work so far."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+@dataclass
+class Measured:
+    """One task: seconds, tokens that ran through the model (padding included), log-likelihoods by document."""
+
+    seconds: float
+    tokens: int
+    answers: list[list[float]]
 
 
-class Stock(harness.WatchedLM):
-    """The harness's own ways: requests tokenised one by one, whole logits, no shared beginnings."""
+class Clock:
+    """CPU seconds of this process on a CPU, wall seconds on a GPU."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int | str, progress: Any) -> None:
-        super().__init__(model, tokenizer, batch_size=batch_size, progress=progress)
-        self.batch_size_per_gpu = 64 if model.device.type == "cuda" else 8
+    def __init__(self, device: str) -> None:
+        self._gpu = device.startswith("cuda")
+        self._begun = self._now()
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        """HFLM's."""
-        return harness.HFLM.loglikelihood(self, requests, disable_tqdm=True)
+    def _now(self) -> float:
+        if not self._gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
-    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = True, override_bs: Any = None) -> Any:
-        return harness.HFLM._loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=override_bs)
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return self._now() - self._begun
 
 
-def judged(kind: type[Any], model: Any, tokenizer: Any, name: str, limit: int | None, device: str) -> tuple[float, Any]:
-    """Seconds for a task, and its result."""
-    ours = harness.WatchedLM
-    harness.WatchedLM = kind  # type: ignore[misc]
+def stock(model: Any, tokenizer: Any, name: str, limit: int | None, batch: str, device: str) -> Measured:
+    """lm-eval's own class and loop, with rows of documents as ours."""
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+
+    tokens = 0
+    call = HFLM._model_call
+
+    def counted(self: Any, inps: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal tokens
+        tokens += inps.numel()
+        return call(self, inps, *arguments, **named)
+
+    clock = Clock(device)
+    HFLM._model_call = counted
     try:
-        begun = clock(device)
-        result = tasks.evaluate_task(model, tokenizer, name, limit=limit)
-        return clock(device) - begun, result
+        with harness.quiet_harness():
+            lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch)
+            loaded = tasks._load(name, 0, 0)
+            results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     finally:
-        harness.WatchedLM = ours  # type: ignore[misc]
+        HFLM._model_call = call
+    answers = [[float(each[0]) for each in sample["filtered_resps"]] for sample in results["samples"][name]]
+    return Measured(clock.seconds(), tokens, answers)
 
 
-def compared(one: Any, other: Any) -> tuple[float, list[str]]:
-    """(largest difference of a log-likelihood, choices that differ)."""
-    worst, differing = 0.0, []
-    for a, b in zip(one.samples, other.samples, strict=True):
-        if a["loglikelihoods"] is None:
+def ours(model: Any, tokenizer: Any, name: str, limit: int | None, device: str) -> Measured:
+    """What a run does for a task."""
+    made: list[Any] = []
+    begin = harness.WatchedLM.__init__
+
+    def noted(self: Any, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
+        made.append(self)
+
+    clock = Clock(device)
+    harness.WatchedLM.__init__ = noted  # type: ignore[method-assign]
+    try:
+        result = tasks.evaluate_task(model, tokenizer, name, limit=limit)
+    finally:
+        harness.WatchedLM.__init__ = begin  # type: ignore[method-assign]
+    answers = [sample["loglikelihoods"] for sample in result.samples]
+    return Measured(clock.seconds(), sum(lm.scorer.tokens for lm in made), answers)
+
+
+def compare(name: str, own: Measured, other: Measured) -> tuple[float, int, list[str]]:
+    """(largest difference of a log-likelihood, other choices that are no ties, ties in words)."""
+    largest, wrong, ties = 0.0, 0, []
+    for document, (a, b) in enumerate(zip(own.answers, other.answers, strict=True)):
+        largest = max(largest, *(abs(x - y) for x, y in zip(a, b, strict=True)))
+        mine, theirs = a.index(max(a)), b.index(max(b))
+        if mine == theirs:
             continue
-        worst = max(worst, *(abs(x - y) for x, y in zip(a["loglikelihoods"], b["loglikelihoods"], strict=True)))
-        if a["choice"] != b["choice"] or a["choice_norm"] != b["choice_norm"]:
-            best = [sorted(each["loglikelihoods"])[-2:] for each in (a, b)]
-            tie = all(top - second <= TIE for second, top in best)
-            differing.append(f"{a['task']} {a['doc']}: {best}{' (tie)' if tie else ''}")
-    return worst, differing
+        gap = b[theirs] - b[mine]
+        if gap <= TIE:
+            ties.append(f"{name} {document}: choice {mine} for {theirs}, {gap:.1e} apart")
+        else:
+            wrong += 1
+    return largest, wrong, ties
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """What was asked for, with the defaults that depend on the device filled in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--stock-dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--stock-batch", help="a number, or auto")
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--tasks", nargs="*", default=list(SEVEN_TASKS), choices=SEVEN_TASKS)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--stock", action="store_true", help="measure stock alone")
+    only.add_argument("--ours", action="store_true", help="measure ours alone")
+    chosen = parser.parse_args(arguments)
+    gpu = chosen.device.startswith("cuda")
+    chosen.stock_dtype = chosen.stock_dtype or (chosen.dtype if gpu else "float32")
+    chosen.stock_batch = chosen.stock_batch or ("64" if gpu else "1")
+    return chosen
 
 
 def main(arguments: list[str]) -> None:
-    """Print a row a task, and the sums."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--limit", type=int, default=100, help="documents of each task; 0 is all")
-    parser.add_argument("--tasks", nargs="*", default=list(SEVEN_TASKS))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--stock", default=None, help="dtype of the harness's own model, or none")
-    chosen = parser.parse_args(arguments)
-    limit = chosen.limit or None
-    stock = chosen.stock or chosen.dtype
-    ours = load(ModelChoice(), device=chosen.device, dtype=chosen.dtype)
-    other = None if stock == "none" else load(ModelChoice(), device=chosen.device, dtype=stock)
-    tasks.evaluate_task(ours.model, ours.tokenizer, "openbookqa", limit=2)  # what is loaded once
+    """Print the table."""
+    chosen = parsed(arguments)
+    device = chosen.device
+    torch.set_num_threads(1)
+    dtypes = {chosen.dtype, chosen.stock_dtype}
+    models = {dtype: load(ModelChoice(name=BUILTIN_MODEL), device=device, dtype=dtype) for dtype in dtypes}
+    for each in models.values():  # libraries start here
+        with torch.inference_mode():
+            each.model(input_ids=torch.zeros(1, 64, dtype=torch.int64, device=device))
+    tasks.evaluate_task(models[chosen.dtype].model, models[chosen.dtype].tokenizer, "openbookqa", limit=2)
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU, one thread"
+    sys.stdout.write(
+        f"torch {torch.__version__}, {kind}; ours in {chosen.dtype}, "
+        f"stock in {chosen.stock_dtype} with batch size {chosen.stock_batch}; limit {chosen.limit}\n\n"
+    )
+    unit = "s" if device.startswith("cuda") else "CPU s"
+    row("task", f"stock {unit}", f"ours {unit}", "ratio", "tokens stock", "tokens ours", "max |Δ|", "other choices")
+    row("---", *["---:"] * 7)
+    total, every_tie, unlike, largest = [Measured(0, 0, []), Measured(0, 0, [])], [], 0, 0.0
     for name in chosen.tasks:
-        tasks.prepare_tasks([name])
-    row("task", f"harness {stock}, s", f"ours {chosen.dtype}, s", "ratio", "largest difference", "choices that differ")
-    row("---", *["---"] * 5)
-    totals, worst_of_all, lines, scores = [0.0, 0.0], 0.0, [], []
-    for name in chosen.tasks:
-        mine, result = judged(harness.WatchedLM, ours.model, ours.tokenizer, name, limit, chosen.device)
-        totals[1] += mine
-        scores += [f"{m.task} {m.metric} {m.value:.4f} ± {m.stderr or 0:.4f} ({m.n})" for m in result.metrics]
-        if other is None:
-            row(name, "", f"{mine:.2f}", "", "", "")
-            continue
-        theirs, expected = judged(Stock, other.model, other.tokenizer, name, limit, chosen.device)
-        totals[0] += theirs
-        worst, differing = compared(result, expected)
-        worst_of_all = max(worst, worst_of_all)
-        lines += differing
-        row(name, f"{theirs:.2f}", f"{mine:.2f}", f"{mine / theirs:.2f}", f"{worst:.1e}", str(len(differing)))
-    ratio = f"{totals[1] / totals[0]:.3f}" if totals[0] else ""
-    row("all", f"{totals[0]:.2f}", f"{totals[1]:.2f}", ratio, f"{worst_of_all:.1e}", str(len(lines)))
-    print("\n".join(["", *lines, *scores]))
+        pair: list[Measured | None] = [None, None]
+        if not chosen.ours:
+            held = models[chosen.stock_dtype]
+            pair[0] = stock(held.model, held.tokenizer, name, chosen.limit, chosen.stock_batch, device)
+        if not chosen.stock:
+            held = models[chosen.dtype]
+            pair[1] = ours(held.model, held.tokenizer, name, chosen.limit, device)
+        for whole, one in zip(total, pair, strict=True):
+            if one is not None:
+                whole.seconds += one.seconds
+                whole.tokens += one.tokens
+        delta, wrong, ties = compare(name, pair[1], pair[0]) if pair[0] and pair[1] else (0.0, 0, [])
+        every_tie += ties
+        unlike += wrong
+        largest = max(largest, delta)
+        line(name, pair[0], pair[1], delta, wrong)
+    line("all", *total, largest, unlike)
+    sys.stdout.write("".join(f"\ntie: {each}" for each in every_tie) + "\n")
+
+
+def line(name: str, other: Measured | None, own: Measured | None, delta: float, wrong: int) -> None:
+    """One line of the table; what was not measured stays empty."""
+    both = other is not None and own is not None and other.seconds > 0
+    row(
+        name,
+        f"{other.seconds:.2f}" if other else "",
+        f"{own.seconds:.2f}" if own else "",
+        f"{own.seconds / other.seconds:.3f}" if both and own and other else "",
+        f"{other.tokens:,}" if other else "",
+        f"{own.tokens:,}" if own else "",
+        f"{delta:.1e}" if both else "",
+        wrong if both else "",
+    )
 
 
 if __name__ == "__main__":

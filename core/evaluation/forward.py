@@ -37,6 +37,7 @@ class Meter:
     def __init__(self, progress: Progress, total: float, unit: str) -> None:
         self._progress, self._total, self._unit = progress, total, unit
         self._done = 0.0
+        self._shown = 0.0  # passes that are tried again begin anew; what was shown does not go back
         self._said = 0.0
         self._pass = (0.0, 0, 1)  # units in the pass at work, steps done, steps in all
         progress(0, total, unit)
@@ -52,14 +53,16 @@ class Meter:
         now = time.monotonic()
         if now - self._said >= _INTERVAL:
             self._said = now
-            self._progress(self._done + units * self._pass[1] / total, self._total, self._unit)
+            self._shown = max(self._shown, self._done + units * self._pass[1] / total)
+            self._progress(self._shown, self._total, self._unit)
 
     def end(self) -> None:
         """The pass is done with all that follows it."""
         self._done += self._pass[0]
         self._pass = (0.0, 0, 1)
         self._said = time.monotonic()
-        self._progress(self._done, self._total, self._unit)
+        self._shown = max(self._shown, self._done)
+        self._progress(self._shown, self._total, self._unit)
 
 
 def decoder_layers(model: "nn.Module") -> "list[nn.Module]":
@@ -89,13 +92,15 @@ def watched(model: "nn.Module", meter: Meter) -> Iterator[int]:
 class NextTokenLogits:
     """Float32 next-token logits of one model, a chunk of positions at a time.
 
-    The head is called on its own where that gives what the model's forward gives: some families scale or cap their
-    logits after the head. Trying it on a few tokens finds out, for any family; where it does not, whole rows are made.
+    The head is called on its own, with the soft cap that the config may state, where that gives what the model's
+    forward gives: some families scale their logits after the head. Trying it on a few tokens finds out, for any family;
+    where it does not, whole rows are made.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self._cap = getattr(model.config, "final_logit_softcapping", None)
         self.plain_head = self._head_alone_is_enough()
 
     def _head_alone_is_enough(self) -> bool:
@@ -104,14 +109,29 @@ class NextTokenLogits:
         if self.model.base_model is self.model:
             return False
         ids = (torch.arange(4, device=self.model.device) % self.vocabulary)[None]
-        with torch.inference_mode():
-            whole = self.model(input_ids=ids, use_cache=False).logits
-            alone = self.model.get_output_embeddings()(self._hidden(ids))
+        states: list[torch.Tensor] = []
+        handle = self.model.base_model.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+        try:
+            with torch.inference_mode():
+                whole = self.model(input_ids=ids, use_cache=False).logits
+                if not states:  # the forward goes another way
+                    return False
+                alone = self._capped_head(states[0])
+        finally:
+            handle.remove()
         return whole.shape == alone.shape and torch.allclose(whole, alone, rtol=1e-3, atol=1e-3, equal_nan=True)
 
     def _hidden(self, input_ids: "torch.Tensor") -> "torch.Tensor":
         hidden: torch.Tensor = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden
+
+    def _capped_head(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
+        return logits if self._cap is None else (logits / self._cap).tanh() * self._cap
+
+    def of_hidden(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        """Logits (…, vocabulary) of hidden states (…, d) behind the last norm; only where `plain_head` is true."""
+        return self._capped_head(hidden).float()
 
     def rows_at_once(self) -> int:
         """Positions whose float32 logits fit into the memory that a chunk may take."""
@@ -144,9 +164,8 @@ class NextTokenLogits:
         cuts = self._cuts(batch, length, rows or self.rows_at_once())
         if self.plain_head:
             hidden = self._hidden(input_ids).flatten(0, 1)  # (B · T, d)
-            head = self.model.get_output_embeddings()
             for cut in cuts:
-                yield cut, head(hidden[cut]).float()
+                yield cut, self.of_hidden(hidden[cut])
             return
         made, first, last = None, 0, 0  # logits of rows first…last−1
         for cut in cuts:

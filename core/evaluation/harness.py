@@ -1,36 +1,44 @@
-"""lm-eval's own Hugging Face model, faster, and watched: it says where it stands, and stops when asked.
+"""lm-eval's own Hugging Face model, with what takes the time replaced: tokenising in batches, scoring by trees.
 
-What is answered is what the stock class answers. Log-likelihoods are computed by core.evaluation.packed where that is
-exact for the model, else as the stock class does, batched by length; texts are tokenised many at once. Imported lazily,
-by core.evaluation.tasks: importing lm-eval takes seconds.
+Tasks, prompts, metrics and generation are the stock ones; log-likelihoods come from core.evaluation.scoring. It says
+where it stands and stops when asked. Imported lazily, by core.evaluation.tasks: importing lm-eval takes seconds.
 """
 
 import contextlib
 import copy
 import logging
-import math
+import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import lm_eval.api.model
 import lm_eval.api.task
+import lm_eval.utils
+import numpy as np
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import has_bos_prefix
 
 from core.errors import NumericalError
 from core.evaluation.forward import Meter, batch_rows, watched
-from core.evaluation.packed import PackedScorer, Scored
 from core.evaluation.precision import dtype_name
+from core.evaluation.prefixes import Scored
+from core.evaluation.scoring import Scorer
 from core.progress import Progress
 
 GENERATION_LENGTH = 1024  # tokens that a prompt and its answer are taken to have, for the batch size
 _ALL_AT_ONCE = 1 << 30
-_TEXTS_AT_ONCE = 4096
+_TEXTS_AT_ONCE = 2048  # tokenised between two looks at whether to stop
+_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 _INTERVAL = 0.25  # seconds between two progress calls while requests are made
 
 
 class WatchedLM(HFLM):  # type: ignore[misc]
-    """HFLM on a loaded model. Log-softmax is in float32 whatever the weights are in."""
+    """HFLM on a loaded model. Log-softmax is in float32 whatever the weights are in.
+
+    scorer: how many tokens ran through the model for log-likelihoods stands there.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int | str, progress: Progress) -> None:
         with quiet_harness():
@@ -41,20 +49,54 @@ class WatchedLM(HFLM):  # type: ignore[misc]
                 batch_size="auto",
                 softmax_dtype="float32",
             )
-        self._asked = batch_size
+        self.scorer = Scorer(model, batch_size=batch_size)
         self._progress = progress
         self._rows_of_generation = batch_rows(GENERATION_LENGTH, str(model.device), batch_size)
         self._detected = self._rows_of_generation
         self._meter: Meter | None = None
         self._layers = 0
-        scorer = PackedScorer(model, batch_size=batch_size)
-        self._packed = scorer if scorer.exact() else None
-        self.packed_tokens = 0  # run through the model, of log-likelihoods so far
 
     def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:  # noqa: ARG002 (the stock signature)
         return self._detected
 
     # -------------------------------------------------------------------------------------------------- log-likelihoods
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:  # noqa: ARG002
+        """(log-likelihood, is greedy) of each (context, continuation); tokens as the stock class makes them."""
+        pairs = [_words_whole(*request.args) for request in requests]
+        contexts = self._tokens_of([context for context, _ in pairs if context])
+        wholes = self._tokens_of([context + continuation for context, continuation in pairs if context])
+        encoded = []
+        for context, continuation in pairs:
+            if context:
+                start, whole = contexts[context], wholes[context + continuation]
+                encoded.append((None, start, whole[len(start) :]))
+            else:
+                encoded.append((None, *self._after_nothing(continuation)))
+        return self._loglikelihood_tokens(encoded)
+
+    def _after_nothing(self, continuation: str) -> tuple[list[int], list[int]]:
+        """(context, continuation) where the context is empty: the prefix token stands in for it."""
+        tokens = self.tok_encode(continuation, add_special_tokens=False)
+        return (tokens[:1], tokens[1:]) if tokens[0] == self.prefix_token_id else ([self.prefix_token_id], tokens)
+
+    def _tokens_of(self, texts: list[str]) -> dict[str, list[int]]:
+        """Token ids by text, as `tok_encode` gives them one by one; each text once, many at a time."""
+        found: dict[str, list[int]] = {}
+        texts = list(dict.fromkeys(texts))
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        given = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            self._progress(start, len(texts), "prompts")
+            part = texts[start : start + _TEXTS_AT_ONCE]
+            begun = [text for text in part if has_bos_prefix(text, bos)]
+            plain = [text for text in part if not has_bos_prefix(text, bos)]
+            for group, how in ((begun, {"add_special_tokens": False}), (plain, given)):
+                if group:
+                    with _all_cores(enabled=self.device.type == "cuda"):
+                        ids = self.tokenizer(group, return_attention_mask=False, **how)["input_ids"]
+                    found.update(zip(group, ids, strict=True))
+        return found
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Stock, with all windows handed over at once, so that progress knows their number."""
@@ -65,36 +107,6 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         finally:
             self._detected = self._rows_of_generation
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Stock, with all texts tokenised together where the tokeniser can."""
-        pairs = [request.args for request in requests]
-        if not getattr(self.tokenizer, "is_fast", False) or any(context == "" for context, _ in pairs):
-            result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-            return result
-        moved = [_spaces_moved(context, continuation) for context, continuation in pairs]
-        whole = self._encoded([context + continuation for context, continuation in moved])
-        alone = self._encoded([context for context, _ in moved])
-        encoded = [(pair, before, both[len(before) :]) for pair, before, both in zip(pairs, alone, whole, strict=True)]
-        return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
-
-    def _encoded(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, as `tok_encode` gives them; equal texts are tokenised once."""
-        distinct = list(dict.fromkeys(texts))
-        prefix = self.tokenizer.decode(self.prefix_token_id)
-        known: dict[str, list[int]] = {}
-        groups: dict[bool, list[str]] = {}
-        for text in distinct:
-            groups.setdefault(bool(prefix) and text.startswith(prefix), []).append(text)
-        for started, members in groups.items():
-            how = {"add_special_tokens": False} if started else {}
-            if not started and self.add_bos_token is not None:
-                how = {"add_special_tokens": self.add_bos_token}
-            for start in range(0, len(members), _TEXTS_AT_ONCE):
-                some = members[start : start + _TEXTS_AT_ONCE]
-                self._progress(start, len(members), "texts")
-                known |= zip(some, self.tokenizer(some, **how)["input_ids"], strict=True)
-        return [known[text] for text in texts]
-
     def _loglikelihood_tokens(
         self,
         requests: list[Any],
@@ -102,55 +114,17 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         override_bs: int | None = None,  # noqa: ARG002
     ) -> list[tuple[float, bool]]:
         """(log-likelihood, is greedy) of each (text pair, context tokens, continuation tokens)."""
-        if self._packed is not None:
-            found = self._scored(self._packed, requests)
-            if found is not None:
-                return found
-        rows = _rows(requests)
-        self.packed_tokens += sum(length for length, _ in rows)
-        meter = Meter(self._progress, sum(length for length, _ in rows), "tokens")
-        answers: list[tuple[float, bool] | None] = [None] * len(requests)
-        with watched(self.model, meter) as layers:
-            for batch in self._batches(rows):
-                meter.begin(
-                    sum(length for length, _ in batch), layers + 1
-                )  # the head and log-softmax are the last step
-                members = [index for _, indices in batch for index in indices]
-                found = super()._loglikelihood_tokens(
-                    [requests[index] for index in members], disable_tqdm=True, override_bs=len(batch)
-                )
-                for index, answer in zip(members, found, strict=True):
-                    answers[index] = self._finite(answer)
-                meter.end()
-        return [answer for answer in answers if answer is not None]
-
-    def _scored(self, packed: PackedScorer, requests: list[Any]) -> list[tuple[float, bool]] | None:
-        """By packing; None where a sequence is longer than the model attends to in full."""
-        most = self.max_length + 1
-        sequences = [
-            Scored(tuple((context + continuation)[-most:]), len(continuation)) for _, context, continuation in requests
-        ]
-        if not packed.fits(max((len(each.tokens) for each in sequences), default=0)):
-            return None
-        total = packed.tokens_in(sequences)
-        self.packed_tokens += total
-        answers = packed.score(sequences, Meter(self._progress, total, "tokens"))
-        return [self._finite(answer) for answer in answers]
-
-    def _batches(self, rows: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
-        start = 0
-        while start < len(rows):
-            stop = start + batch_rows(rows[start][0], str(self.device), self._asked)
-            yield rows[start:stop]
-            start = stop
-
-    def _finite(self, answer: tuple[float, bool]) -> tuple[float, bool]:
-        if not math.isfinite(answer[0]):
+        most = self.max_length
+        answers = self.scorer.score(
+            [_scored(context, continuation, most) for _, context, continuation in requests], self._progress
+        )
+        strange = np.flatnonzero(~np.isfinite(answers.log_likelihoods))
+        if len(strange):
             raise NumericalError(
-                f"A log-likelihood is {answer[0]} in {dtype_name(self.model)}.",
+                f"A log-likelihood is {answers.log_likelihoods[strange[0]]} in {dtype_name(self.model)}.",
                 "Choose float32 or bfloat16 for the model's dtype, or prune less.",
             )
-        return answer
+        return list(zip(answers.log_likelihoods.tolist(), answers.greedy.tolist(), strict=True))
 
     # ------------------------------------------------------------------------------------------------------- generation
 
@@ -176,15 +150,17 @@ def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
     return kept, context[len(kept) :] + continuation
 
 
-def _rows(requests: list[Any]) -> list[tuple[int, list[int]]]:
-    """(length, indices of requests) of each row to compute, longest first.
+def _words_whole(context: str, continuation: str) -> tuple[str, str]:
+    """Spaces that end the context begin the continuation, as in the stock class: words keep their tokens."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
 
-    Requests that differ in their last token alone share a row, as in the stock class.
-    """
-    shared: dict[tuple[int, ...], list[int]] = {}
-    for index, (_, context, continuation) in enumerate(requests):
-        shared.setdefault(tuple(context + continuation[:-1]), []).append(index)
-    return sorted(((len(tokens), indices) for tokens, indices in shared.items()), key=lambda row: -row[0])
+
+def _scored(context: list[int], continuation: list[int], most: int) -> Scored:
+    """What is too long for a model of `most` positions is cut from the left, as in the stock class."""
+    if not context or not 0 < len(continuation) <= most:
+        raise ValueError(f"{len(context)} tokens and {len(continuation)} to score, of {most} at most")
+    return Scored((context + continuation)[-(most + 1) :], len(continuation))
 
 
 @contextlib.contextmanager
@@ -226,3 +202,31 @@ def watched_preparation(progress: Progress) -> Iterator[None]:
     finally:
         for module, original in zip(modules, stock, strict=True):
             module.tqdm = original
+
+
+@contextlib.contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """While open, the harness compiles each template of a task once, not once a document and use."""
+    environment: Any = lm_eval.utils.env
+    environment.from_string = lru_cache(maxsize=None)(environment.from_string)
+    try:
+        yield
+    finally:
+        del environment.from_string  # the class's own again
+
+
+@contextlib.contextmanager
+def _all_cores(*, enabled: bool) -> Iterator[None]:
+    """Let the tokenizer use all cores while a GPU waits for it; workers keep it to one otherwise."""
+    before = os.environ.get(_TOKENIZER_THREADS)
+    if not enabled:
+        yield
+        return
+    os.environ[_TOKENIZER_THREADS] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TOKENIZER_THREADS]
+        else:
+            os.environ[_TOKENIZER_THREADS] = before

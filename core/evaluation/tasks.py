@@ -94,7 +94,17 @@ def evaluate_task(
     def judge() -> Any:
         return _judge(model, tokenizer, loaded, limit, chat_template, batch_size, seed, progress)
 
-    results, dtype = in_float32_if_it_fails(model, judge)
+    from core.evaluation.harness import templates_compiled_once
+
+    with templates_compiled_once():
+        results, dtype = in_float32_if_it_fails(model, judge)
+        rows = {
+            task_name: [
+                ({"stage": stage, **_sample(task_name, task, row)}, _document(task, row))
+                for row in _one_filter(results["samples"][task_name])
+            ]
+            for task_name, task in loaded["tasks"].items()
+        }
     base = {
         "harness": f"{packages.HARNESS} {packages.version(packages.HARNESS)}",
         "shots": shots,
@@ -114,9 +124,8 @@ def evaluate_task(
             "task_version": results["versions"].get(task_name),
         }
         count = int(results["n-samples"][task_name]["effective"])
-        rows = _one_filter(results["samples"][task_name])
-        own = [{"stage": stage, **_sample(task_name, task, row)} for row in rows]
-        documents[task_name] = [_document(task, row) for row in rows]
+        own = [sample for sample, _ in rows[task_name]]
+        documents[task_name] = [document for _, document in rows[task_name]]
         found = rates_of_samples(own)
         details = {} if found is None else asdict(found)
         metrics += _metrics(results["results"][task_name], stage, task_name, count, protocol, details)

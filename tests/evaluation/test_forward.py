@@ -32,21 +32,32 @@ def test_chunks_hold_each_position_once_and_give_the_models_logits(tiny_llama: A
 
 
 @pytest.mark.parametrize("rows", [4, 10, 25])
-def test_a_family_that_caps_its_logits_is_found_out_and_gets_its_own_forward(rows: int) -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+def test_a_soft_cap_that_the_config_states_is_put_on_the_heads_logits(tiny_model: Any, rows: int) -> None:
+    model = tiny_model("gemma2", final_logit_softcapping=0.5)
+    logits = NextTokenLogits(model)
+    assert logits.plain_head
+    ids = torch.arange(30).view(3, 10)
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits.flatten(0, 1)
+    torch.testing.assert_close(gathered(logits, ids, rows), expected)
+    assert 0.1 < expected.abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("rows", [4, 10, 25])
+def test_a_family_that_scales_its_logits_is_found_out_and_gets_its_own_forward(rows: int) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
 
     torch.manual_seed(0)
-    config = Gemma2Config(
+    config = GraniteConfig(
         vocab_size=96,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=0.5,
+        logits_scaling=8.0,
     )
-    model = Gemma2ForCausalLM(config).eval()
+    model = GraniteForCausalLM(config).eval()
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 1)
     logits = NextTokenLogits(model)
@@ -55,7 +66,6 @@ def test_a_family_that_caps_its_logits_is_found_out_and_gets_its_own_forward(row
     with torch.inference_mode():
         expected = model(input_ids=ids).logits.flatten(0, 1)
     torch.testing.assert_close(gathered(logits, ids, rows), expected)
-    assert expected.abs().max() <= 0.5
 
 
 def test_two_models_are_cut_alike_whatever_way_their_logits_are_made(tiny_llama: Any) -> None:

@@ -153,7 +153,9 @@ def test_the_model_and_the_tokenizer_are_left_as_they_were(model: Any, tiny_toke
 
 def test_progress_ends_at_its_total_and_cancelling_stops_the_harness(model: Any, tiny_tokenizer: Any) -> None:
     said: list[tuple[float, float, str]] = []
-    evaluate_task(model, tiny_tokenizer(), "openbookqa", limit=8, progress=lambda *call: said.append(call))
+    evaluate_task(
+        model, tiny_tokenizer(), "openbookqa", limit=8, batch_size=2, progress=lambda *call: said.append(call)
+    )
     tokens = [call for call in said if call[2] == "tokens"]
     assert tokens[0][0] == 0
     assert tokens[-1][0] == tokens[-1][1] > 100
