@@ -143,7 +143,8 @@ def main(arguments: list[str]) -> None:
     """Print the table."""
     chosen = parsed(arguments)
     device = chosen.device
-    torch.set_num_threads(1)
+    if device == "cpu":
+        torch.set_num_threads(1)
     dtypes = {chosen.dtype, chosen.stock_dtype}
     models = {dtype: load(ModelChoice(name=BUILTIN_MODEL), device=device, dtype=dtype) for dtype in dtypes}
     for each in models.values():  # libraries start here

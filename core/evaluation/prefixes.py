@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-# Joining two trees of a and b tokens widens the attention by 2ab pairs; a token that need not be computed again is
-# worth about this many pairs (multiplications a layer: 12 d² for a token, 2 d for a pair; d = 576 and upwards).
-_PAIRS_A_TOKEN = 2048
+# Joining two trees of a and b tokens widens the attention by 2ab pairs. A token that need not be computed again is
+# worth at least this many pairs: 6 d by the multiplications, less because attention under a mask is the slower kernel.
+_PAIRS_A_TOKEN = 512
 
 
 class Scored(NamedTuple):

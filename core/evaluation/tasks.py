@@ -94,9 +94,9 @@ def evaluate_task(
     def judge() -> Any:
         return _judge(model, tokenizer, loaded, limit, chat_template, batch_size, seed, progress)
 
-    from core.evaluation.harness import templates_compiled_once
+    from core.evaluation.harness import hurried_harness
 
-    with templates_compiled_once():
+    with hurried_harness():
         results, dtype = in_float32_if_it_fails(model, judge)
         rows = {
             task_name: [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import Cancelled
-from core.evaluation.harness import WatchedLM, templates_compiled_once
+from core.evaluation.harness import WatchedLM, hurried_harness
 from core.progress import silent
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "them"]
@@ -78,7 +78,10 @@ def test_many_texts_at_once_give_the_tokens_of_one_at_a_time(
     lm = ours(smollm2.model, smollm2.tokenizer)
     lm.add_bos_token = add_bos
     texts = ["Question: Why?\nAnswer:", " two  spaces", "naïve — 日本語", "<|endoftext|>begun", "", "a" * 300, "1 2 3 "]
-    assert lm._tokens_of(texts + texts) == {text: lm.tok_encode(text) for text in texts}
+    expected = {text: lm.tok_encode(text) for text in texts}
+    assert lm._tokens_of(texts + texts) == expected
+    monkeypatch.setattr(type(lm.tokenizer), "backend_tokenizer", None)  # a tokenizer in Python alone
+    assert lm._tokens_of(texts) == expected
 
 
 def test_real_text_is_split_into_context_and_continuation_as_stock_does(smollm2: Any) -> None:
@@ -137,7 +140,7 @@ def test_a_template_is_compiled_once_and_the_harness_is_left_as_it_was() -> None
     import lm_eval.utils
 
     environment = lm_eval.utils.env
-    with templates_compiled_once():
+    with hurried_harness():
         first = environment.from_string("{{word}}!")
         assert environment.from_string("{{word}}!") is first
         assert [lm_eval.utils.apply_template("{{word}}!", {"word": word}) for word in ("a", "b")] == ["a!", "b!"]
