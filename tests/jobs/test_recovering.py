@@ -95,7 +95,7 @@ def test_a_training_that_cannot_be_done_costs_nothing_of_what_was_before(
     experiment: Any, run_of: Any, start: Any, text: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"question": "?"}\n')
+    rows.write_text('{"instruction": "a", "output": "b"}\n{"question": "?"}\n')  # the first row is looked at before
     data = {"path": str(rows), "format": "instructions"}
     made = experiment(pruning={"method": "l2", "ratio": 0.5, "round_to": 1}, recovery=recovery(text, data=data))
     directory = run_of(made)

@@ -155,5 +155,5 @@ def test_tiles_of_a_layer_go_from_the_worst_even_if_the_mean_of_a_later_tile_is_
 
 
 def test_only_width_methods_are_standardised() -> None:
-    assert {method.name for method in methods().values() if method.standardised} == {"flap"}
+    assert {method.name for method in methods().values() if method.standardised} == {"flap", "obs"}
     assert {method.kind for method in methods().values() if method.standardised} == {"width"}
