@@ -56,24 +56,24 @@ FIDELITY_TOKENS = 16 * 512
 
 @dataclass(frozen=True)
 class TaskSize:
-    """How much reading a task is: documents, answers to score for each, tokens of one answer with its question."""
+    """How much reading a task is: documents, tokens of one with all its answers, tokens of an example before it."""
 
     documents: int
-    requests: float
     tokens: float
+    example: float
 
 
-# Documents of the scored split; tokens by SmolLM2's tokenizer. boolq's answers are one token each: one pass for both.
+# Documents of the scored split; tokens by SmolLM2's tokenizer, what the answers of a document share counted once.
 TASK_SIZES = {
-    "boolq": TaskSize(3270, 1, 156),
-    "piqa": TaskSize(1838, 2, 37),
-    "hellaswag": TaskSize(10042, 4, 80),
-    "winogrande": TaskSize(1267, 2, 23),
-    "arc_easy": TaskSize(2376, 4, 33),
-    "arc_challenge": TaskSize(1172, 4, 42),
-    "openbookqa": TaskSize(500, 4, 20),
+    "boolq": TaskSize(3270, 137, 156),
+    "piqa": TaskSize(1838, 48, 37),
+    "hellaswag": TaskSize(10042, 161, 80),
+    "winogrande": TaskSize(1267, 23, 23),
+    "arc_easy": TaskSize(2376, 37, 33),
+    "arc_challenge": TaskSize(1172, 47, 42),
+    "openbookqa": TaskSize(500, 19, 20),
 }
-UNKNOWN_TASK = TaskSize(2000, 4, 100)
+UNKNOWN_TASK = TaskSize(2000, 200, 100)
 CORPUS_TOKENS = {
     ("passages", "heldout"): 38_478,
     ("passages", "train"): 276_637,
@@ -134,11 +134,11 @@ def perplexity_tokens(text: PerplexityCorpus) -> int:
 
 
 def task_tokens(name: str, evaluation: Evaluation) -> tuple[int, int]:
-    """Tokens that a task reads, and those of one sequence."""
+    """Tokens that a task reads, and those of one row: a document with its answers."""
     size = TASK_SIZES.get(name, UNKNOWN_TASK)
     documents = size.documents if evaluation.limit is None else min(size.documents, evaluation.limit)
-    length = size.tokens * (1 + evaluation.shots)
-    return int(documents * size.requests * length), max(int(length), 1)
+    length = size.tokens + evaluation.shots * size.example
+    return int(documents * length), max(int(length), 1)
 
 
 # --- what earlier runs took
