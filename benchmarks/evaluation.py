@@ -2,10 +2,10 @@
 
     python -m benchmarks.evaluation [--device cuda:0] [--dtype bfloat16] [--limit N] [--tasks …] [--stock | --ours]
 
-On a CPU: CPU seconds on one thread, stock in float32 (the only dtype in which it is compared there; `--stock-dtype`
-chooses another). On a GPU: wall seconds, stock in the same dtype. Both ways load the same tasks and do all that a task
-asks for: prompts, tokenising, passes, metrics, rows of documents. Stock pads to the best of its batch sizes
-(`--stock-batch`: 1 on a CPU, where padding costs most; 64 on a GPU). The model is loaded and warmed up before.
+On a CPU: CPU seconds on one thread, stock in float32 unless `--stock-dtype` says otherwise. On a GPU: wall seconds,
+stock in the same dtype. Both ways load the same tasks and do all that a task asks for: prompts, tokenising, passes,
+metrics, rows of documents. Stock's batch size is its own default of 1 on a CPU and 64 on a GPU, where there is room
+(`--stock-batch`). The model is loaded and warmed up before.
 
 The agreement of answers is that of documents: log-likelihoods of all choices, and which is the highest. A different
 choice counts as a tie where stock itself has both within 1e-3.
@@ -25,7 +25,7 @@ os.environ["TQDM_DISABLE"] = "1"
 import torch
 
 from benchmarks.common import row
-from core.evaluation import harness, tasks
+from core.evaluation import harness, scoring, tasks
 from core.experiment import BUILTIN_MODEL, SEVEN_TASKS, ModelChoice
 from core.models.loading import load
 
@@ -129,6 +129,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stock-batch", help="a number, or auto")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--tasks", nargs="*", default=list(SEVEN_TASKS), choices=SEVEN_TASKS)
+    parser.add_argument("--most-tokens", type=int, help="padded tokens in one of our passes at most")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--stock", action="store_true", help="measure stock alone")
     only.add_argument("--ours", action="store_true", help="measure ours alone")
@@ -143,6 +144,8 @@ def main(arguments: list[str]) -> None:
     """Print the table."""
     chosen = parsed(arguments)
     device = chosen.device
+    if chosen.most_tokens:
+        scoring.MOST_TOKENS[torch.device(device).type] = chosen.most_tokens
     if device == "cpu":
         torch.set_num_threads(1)
     dtypes = {chosen.dtype, chosen.stock_dtype}
@@ -177,7 +180,7 @@ def main(arguments: list[str]) -> None:
         unlike += wrong
         largest = max(largest, delta)
         line(name, pair[0], pair[1], delta, wrong)
-    line("all", *total, largest, unlike)
+    line("all", total[0], total[1], largest, unlike)
     sys.stdout.write("".join(f"\ntie: {each}" for each in every_tie) + "\n")
 
 

@@ -211,6 +211,21 @@ def test_passes_are_smaller_where_little_memory_is_free(tiny_model: Any, monkeyp
     assert max(sizes) < roomy / 2
 
 
+@pytest.mark.parametrize("model_type", ["mistral", "gemma3_text"])
+def test_row_lengths_rounded_up_change_no_answer(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, model_type: str
+) -> None:
+    monkeypatch.setitem(scoring._MULTIPLE, "cpu", 8)
+    check(tiny_model(model_type), documents(12))
+
+
+def test_bfloat16_differs_by_its_rounding_alone(tiny_model: Any) -> None:
+    model, sequences = tiny_model("llama"), documents(13)
+    exact = Scorer(model).score(sequences).log_likelihoods
+    rounded = Scorer(model.bfloat16()).score(sequences).log_likelihoods
+    assert 0 < abs(rounded / exact - 1).max() < 0.05
+
+
 def test_rows_of_one_pass_are_of_nearly_one_length(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(scoring.ENOUGH_TOKENS, "cpu", 64)
     sequences = documents(10, count=300)
