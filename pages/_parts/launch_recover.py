@@ -71,7 +71,7 @@ def _data(lessons: Mapping[str, Any], says: Says) -> None:
             return "a local file"
         if name not in lessons:
             return name
-        return lessons[name].title + ("" if lessons[name].here else " (data hub)")
+        return str(lessons[name].title) + ("" if lessons[name].here else " (data hub)")
 
     st.selectbox(
         "Learns from",

@@ -210,7 +210,7 @@ def from_recovery(recovery: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def recovers(values: Mapping[str, Any]) -> bool:
+def recovers(values: Mapping[Any, Any]) -> bool:
     """Whether anything is cut, so that there is something to recover from."""
     return any(name not in (DENSE, *QUANTISED) for name in chosen_names(values))
 
