@@ -30,6 +30,7 @@ from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
 from core.pruning import registry
 from core.recoveries import Recoveries
 from core.storage.store import Store
+from core.studies import Studies
 from core.views import ChatModel, Preview, RunDetail, StatusLine
 
 __all__ = [
@@ -62,6 +63,7 @@ class Service:
         self.home = (settings.home() if home is None else home).resolve()
         self._store = Store.open(self.home)
         self.recovery = Recoveries(self._store, self.home)
+        self.studies = Studies(self._store, self.home, self._owner, self.preview)
         self._notice = "" if self._store.read_only else self._store.notice
         self._supervisor: Supervisor | None = None
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@
 | ESPALIER_HOME | runs/, studies/, chat/, documents/, queue.json, results.duckdb | the repository |
 | ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
 | ESPALIER_STREAM | 1: prune a layer at a time from and to disk, whatever memory there is | not set |
+| ESPALIER_PRICE_PER_HOUR | what an hour of this machine costs, in any currency: studies say what they cost | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -68,3 +69,12 @@ def offline() -> bool:
 def always_stream() -> bool:
     """Whether pruning reads layers from disk one at a time even where the model would fit into memory."""
     return os.environ.get("ESPALIER_STREAM") == "1"
+
+
+def price_per_hour() -> float | None:
+    """What an hour of this machine costs; None where nobody said, or no number."""
+    try:
+        price = float(os.environ.get("ESPALIER_PRICE_PER_HOUR", ""))
+    except ValueError:
+        return None
+    return price if 0 <= price < float("inf") else None

@@ -8,6 +8,7 @@
     model/              the worker: the weights as saved
     samples.parquet     the worker: outcomes per document
     state.json          the supervisor, atomic, only while no worker lives
+    study.json          the service: which study queued the run (core/studies.py), once
     export/             exports of the model, with where each stands (core/jobs/exporting.py)
     worker.lock         held by the worker all its life: "the worker lives" means that this lock is held
 
@@ -160,6 +161,10 @@ class RunDirectory:
     @property
     def state_file(self) -> Path:
         return self.path / "state.json"
+
+    @property
+    def study_file(self) -> Path:
+        return self.path / "study.json"
 
     @property
     def lock_file(self) -> Path:

@@ -264,7 +264,13 @@ class Supervisor:
             device = self._device_of(directory)
             if device is None or device in busy:
                 continue
-            attempt = directory.recorded().attempt
+            status = directory.recorded()
+            if status.state.finished:  # cancelled from the command line
+                self._queue.remove(run_id)
+                self._queue.write()
+                self._changed.append(run_id)
+                continue
+            attempt = status.attempt
             self._active[run_id] = _Active(directory, device, attempt, processes.start_worker(directory, self.home))
             self._queue.remove(run_id)
             self._queue.write()
@@ -374,13 +380,21 @@ class Supervisor:
             self._ask_to_stop(active)
 
     def _notice_foreign(self) -> None:
-        """Runs that the command line made since the last look: watch those that work, tell of those that are over."""
-        for directory in _unknown(self.runs, self._seen):
+        """Runs that the command line made since the last look: watch those that work, tell of those that are over.
+
+        One that was left to wait, as a study's are, is put into the queue.
+        """
+        for directory in sorted(_unknown(self.runs, self._seen), key=_age):
             if directory.worker_lives():
                 self._seen.add(directory.id)
                 self._adopt(directory, directory.status())
             elif directory.ended():
                 self._seen.add(directory.id)
+                self._changed.append(directory.id)
+            elif directory.read_state() is not None and directory.recorded().state is State.WAITING:
+                self._seen.add(directory.id)
+                self._queue.add(directory.id)
+                self._queue.write()
                 self._changed.append(directory.id)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import EspalierError
 from core.experiment import Experiment
-from core.jobs.rundir import RunDirectory, RunStatus
+from core.jobs.rundir import RunDirectory, RunStatus, read_json
 from core.pruning.registry import get
 
 RUN_COLUMNS = {
@@ -114,7 +114,7 @@ def quantised_title(quantised: str | None) -> str:
 def signature(directory: Path) -> str:
     """Sizes and times of the files that rows come from; equal signatures mean equal rows."""
     parts = []
-    for name in ("experiment.yaml", "events.jsonl", "state.json", "results.json", "stages"):
+    for name in ("experiment.yaml", "events.jsonl", "state.json", "results.json", "study.json", "stages"):
         try:
             info = (directory / name).stat()
         except OSError:
@@ -136,6 +136,7 @@ def _run_row(
     environment = _mapping(results.get("environment"))
     resolved = _mapping(_mapping(folder.read_state()).get("resolved"))
     pruned = _mapping(results.get("pruning"))
+    study = _mapping(read_json(folder.study_file))
     started, finished = _time(status.started), _time(status.finished)
     row: dict[str, Any] = dict.fromkeys(RUN_COLUMNS)
     row |= _choices(experiment) if experiment is not None else {}
@@ -152,6 +153,7 @@ def _run_row(
         "device_name": _text(environment.get("device_name")),
         "dtype": _text(environment.get("dtype")) or _text(resolved.get("dtype")),
         "fingerprint": _text(_mapping(environment.get("model")).get("fingerprint")) or _text(resolved.get("model")),
+        "study": _text(study.get("study")),
         "reason": _text(status.reason),
         "advice": _text(status.advice),
     }
