@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.charts_frames import PRIMARY, Z95, Quality, at, at_order, missing, points, qualities
+from core.charts_recovery import before_marks, values_with_before
 from core.charts_style import (
     DASHES,
     alt,
@@ -91,10 +92,11 @@ def tradeoff(
     column = "removed" if size == "removed" else "kept"
     chart = figure(heading, _alt(f"{heading}: {quality.label} against {x_title}", rows), dark=dark, height=_HEIGHT)
     _size_axis(chart, x_title, rows[column], size)
-    _value_axis(chart, quality, at(table, quality))
+    _value_axis(chart, quality, values_with_before(at(table, quality)))
     _dense_line(chart, rows, quality, dark, x=_BESIDE_DENSE if size == "removed" else 0)
     for variant, (series, group) in _series(rows[rows["kind"] != "dense"]):
         chart.add_trace(_marks(group, column, quality, series, variant, dark))
+    before_marks(chart, rows, column, quality, dark)
     _dense_marks(chart, rows, column, quality, dark)
     return chart
 
@@ -114,11 +116,12 @@ def ratio_curve(
         heading, _alt(f"{heading}: {quality.label} by {x_title}, one line per method", rows), dark=dark, height=_HEIGHT
     )
     _size_axis(chart, x_title, rows[x], "removed")
-    _value_axis(chart, quality, at(table, quality))
+    _value_axis(chart, quality, values_with_before(at(table, quality)))
     _dense_line(chart, rows, quality, dark, x=_BESIDE_DENSE)
     for variant, (series, group) in _series(rows[rows["kind"] != "dense"]):
         chart.add_trace(_line(group, x, series, variant, dark))
         chart.add_trace(_marks(group, x, quality, series, variant, dark))
+    before_marks(chart, rows, x, quality, dark)
     _dense_marks(chart, rows, x, quality, dark)
     return chart
 
@@ -281,6 +284,8 @@ def _hover(row: pd.Series, quality: Quality) -> str:
         lines.append(
             f"{percent(row['removed'])} of the whole model {done}, {row['parameters'] / 1e6:,.1f} M parameters"
         )
+    if math.isfinite(row["before"]):
+        lines.append(f"before recovery  {measured(row['before'], row['before_stderr'], quality)}")
     if row["kind"] != "dense" and math.isfinite(row["delta"]):
         how = " on the same documents" if row["paired"] and quality.is_task else ""
         lines.append(f"against dense  {measured(row['delta'], row['delta_stderr'], quality, sign=True)}{how}")

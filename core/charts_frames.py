@@ -18,6 +18,7 @@ from core.charts_words import canonical, differing_words, mapping, protocol_word
 from core.errors import InputError
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
 from core.evaluation.paired import normal_p
+from core.experiment import Recovery, RecoveryData
 
 PRIMARY = SEVEN_METRICS
 """The metric that the literature reports for each task."""
@@ -31,6 +32,8 @@ CHANCE = {
     "openbookqa": 1 / 4,
 }
 """Accuracy of guessing where a run did not measure it on its documents (four choices in nearly all ARC questions)."""
+RECOVERED = {"lora": "LoRA", "distillation": "distilled"}
+"""Kinds of recovery, as people read them behind a method."""
 QUANTISED = ("q8_0", "q4_0")
 """Methods that are none: the dense model in that GGUF format."""
 Z95 = 1.959964
@@ -67,7 +70,7 @@ _SERIES_FIELDS = {
     "pruning.reconstruct": "refitted ",
     "pruning.options": "",
     "pruning.calibration": "",
-    "recovery": "recovered ",
+    "recovery": "",
     "model.dtype": "",
 }
 
@@ -156,9 +159,10 @@ def points(
     titles: method name → the title shown to people. paired: differences on shared documents (core/pairs.py).
     Columns: run_id, label, name, series, method, kind ('dense' for the dense model), ratio, removed (share of the whole
     model removed, or zeroed), parameters, task, metric, stage, value, stderr, n, protocol (JSON), quality (key),
-    details (JSON), baseline, dense, dense_stderr, delta, delta_stderr, p (of the difference, not corrected), paired.
-    Rows without a finite value are left out. Of a run that was measured before and after recovery, the later value
-    counts. Where `paired`, delta_stderr and p are taken on the same documents; else they take the two values as
+    details (JSON), baseline, dense, dense_stderr, delta, delta_stderr, p (of the difference, not corrected), paired,
+    before, before_stderr. Rows without a finite value are left out. Of a run that was measured before and after
+    recovery, the later value counts, and the earlier one stands in `before`.
+    Where `paired`, delta_stderr and p are taken on the same documents; else they take the two values as
     independent, which is cautious. What a run measured on the dense model beside its own (stage 'dense', such as speed)
     is that row's dense value.
     """
@@ -175,9 +179,14 @@ def points(
     of_dense = table["stage"].eq("dense") & table["kind"].ne("dense")
     beside, table = table[of_dense], table[~of_dense]
     late = table["stage"].eq("recovered")
+    early = table.loc[table["stage"].eq("pruned"), ["run_id", "quality", "value", "stderr"]]
+    early = early.drop_duplicates(["run_id", "quality"]).rename(columns={"value": "before", "stderr": "before_stderr"})
     table = (
         table.assign(_late=late).sort_values("_late", kind="stable").drop_duplicates(["run_id", "quality"], keep="last")
     )
+    table = table.merge(early, on=["run_id", "quality"], how="left")
+    for column in ("before", "before_stderr"):
+        table[column] = table[column].where(table["stage"].eq("recovered"))
     table["baseline"] = table["run_id"].map(lambda run_id: baselines.get(run_id))
     matched = _dense_values(table, beside)
     table["dense"] = [float("nan") if row is None else float(row["value"]) for row in matched]
@@ -228,7 +237,7 @@ def _dense_values(table: pd.DataFrame, beside: pd.DataFrame) -> list[pd.Series |
 _POINT_COLUMNS = [
     "run_id", "label", "name", "series", "method", "kind", "ratio", "removed", "parameters", "task", "metric", "stage",
     "value", "stderr", "n", "protocol", "protocol_key", "quality", "baseline", "dense", "dense_stderr", "delta",
-    "delta_stderr", "details", "p", "paired",
+    "delta_stderr", "details", "p", "paired", "before", "before_stderr",
 ]  # fmt: skip
 
 
@@ -296,6 +305,8 @@ def _short(field: str, value: Any) -> str:
         return f"{value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all"
     if field == "pruning.target":
         return "whole model" if value == "model" else "selected layers"
+    if field == "recovery":
+        return _recovery_words(value)
     if isinstance(value, Mapping):
         shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
         return " ".join(shown) or "default"
@@ -304,6 +315,31 @@ def _short(field: str, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "default" if value is None else str(value).replace("_", " ")
+
+
+def _recovery_words(value: Any) -> str:
+    """`not recovered`, `LoRA`, `distilled, epochs 4`: the kind of training, and what was set for it."""
+    if not isinstance(value, Mapping):
+        return "not recovered"
+    kind, data = str(value.get("kind")), value.get("data")
+    said = [*_changed(data, RecoveryData), *_changed(value, Recovery)]
+    return ", ".join([RECOVERED.get(kind, kind), *said])
+
+
+def _changed(value: Any, section: type[Recovery | RecoveryData]) -> list[str]:
+    """What a section says that its defaults do not; data's format goes with the data."""
+    if not isinstance(value, Mapping):
+        return []
+    usual = {
+        name: info.default for name, info in section.model_fields.items() if name not in ("kind", "data", "format")
+    }
+    return [_set(name, value[name]) for name in usual if value.get(name, usual[name]) not in (None, usual[name])]
+
+
+def _set(key: str, value: Any) -> str:
+    if key in ("path", "corpus"):
+        return "on " + str(value).rsplit("/", 1)[-1]
+    return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {value}"
 
 
 def qualities(table: pd.DataFrame) -> list[Quality]:
