@@ -20,8 +20,10 @@ from core.data import tasks as task_names
 from core.device import info, resolve_device
 from core.errors import ExperimentError, InputError, QueueError
 from core.experiment import Experiment
-from core.jobs import exporting
+from core.exports import ExportsOfRuns
+from core.jobs import exporting, ownership
 from core.jobs.exporting import ExportChoice, ExportStatus
+from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
 from core.models import catalogue
@@ -38,6 +40,7 @@ __all__ = [
     "ExportChoice",
     "ExportStatus",
     "Flip",
+    "Owner",
     "PerplexityPair",
     "Preview",
     "RunDetail",
@@ -47,13 +50,14 @@ __all__ = [
     "TaskPair",
     "close_service",
     "get_service",
+    "reopen_service",
 ]
 
 SYNC_EVERY_S = 0.5
 ACTIVE = ("WAITING", "RUNNING", "INTERRUPTED")
 
 
-class Service:
+class Service(ExportsOfRuns):
     """One per process and home. `supervisor=False` shows a home without running its queue.
 
     Where another process owns the queue, this one shows everything and changes nothing: `read_only`.
@@ -61,11 +65,16 @@ class Service:
 
     def __init__(self, home: Path | None = None, supervisor: bool = True) -> None:
         self.home = (settings.home() if home is None else home).resolve()
-        self._store = Store.open(self.home)
+        self._supervisor, why = self._claimed() if supervisor else (None, "")
+        try:
+            self._store = Store.open(self.home, owned=not why)
+        except BaseException:
+            if self._supervisor is not None:
+                self._supervisor.stop()
+            raise
         self.recovery = Recoveries(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
-        self._notice = "" if self._store.read_only else self._store.notice
-        self._supervisor: Supervisor | None = None
+        self._notice = why or ("" if self._store.read_only else self._store.notice)
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._synced = time.monotonic()
@@ -73,8 +82,8 @@ class Service:
         self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
         self._frame: tuple[int, pd.DataFrame] | None = None
         self._paired: pairs.Known = {}
-        if supervisor:
-            self._start_supervisor()
+        if self._supervisor is not None:
+            self._supervisor.start()
 
     flips_at_once = pairs.PAGE
 
@@ -86,13 +95,15 @@ class Service:
     def close(self) -> None:
         """Stop the supervisor's thread (workers go on), the chat's worker, and close the store. May be called twice."""
         if self._supervisor is not None:
-            self._supervisor.stop()
+            self._supervisor.halt()
         with self._lock:
             chat, self._chat = self._chat, None
         if chat is not None:
             chat.close()
         with self._syncing:
             self._store.close()
+        if self._supervisor is not None:
+            self._supervisor.stop()  # only now: who comes next opens the database
 
     # --- what can be chosen
 
@@ -243,6 +254,7 @@ class Service:
             paused=line.paused,
             read_only=self.read_only,
             notice=self._notice,
+            owner=ownership.owner_of(self.home) if self.read_only else None,
         )
 
     # --- runs
@@ -261,26 +273,6 @@ class Service:
     def log_tail(self, run_id: str, n: int = board.LOG_LINES) -> str:
         """The last lines of a run's log, as plain text."""
         return board.existing(self.home, run_id).log_tail(n)
-
-    # --- exports
-
-    def export_choices(self, run_id: str) -> list[ExportChoice]:
-        """Forms in which a complete run's model can be exported; none where it kept no model."""
-        return exporting.choices(board.existing(self.home, run_id))
-
-    def exports(self, run_id: str) -> list[ExportStatus]:
-        """Exports of a run, running and done."""
-        return exporting.exports(board.existing(self.home, run_id))
-
-    def start_export(self, run_id: str, format_: str, dtype: str) -> None:
-        """Export in a process of its own; `exports` says where it stands."""
-        self._owner()
-        exporting.start(board.existing(self.home, run_id), self.home, format_, dtype)
-
-    def cancel_export(self, run_id: str, name: str) -> None:
-        """Ask a running export (`gguf-q8_0`) to stop."""
-        self._owner()
-        exporting.cancel(board.existing(self.home, run_id), name)
 
     # --- compare
 
@@ -337,14 +329,14 @@ class Service:
 
     # --- inside
 
-    def _start_supervisor(self) -> None:
+    def _claimed(self) -> tuple[Supervisor | None, str]:
+        """Own the home before its database is opened; or why that cannot be."""
         supervisor = Supervisor(self.home, on_change=self._changed)
         try:
-            supervisor.start()
+            supervisor.claim()
         except QueueError as error:
-            self._notice = error.message
-        else:
-            self._supervisor = supervisor
+            return None, error.message
+        return supervisor, ""
 
     def _owner(self) -> Supervisor:
         if self._supervisor is None:
@@ -442,3 +434,9 @@ def close_service() -> None:
         if _service is not None:
             _service.close()
         _service = None
+
+
+def reopen_service() -> Service:
+    """The process's Service made anew: it owns the home if nobody else does any more."""
+    close_service()
+    return get_service()

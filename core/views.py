@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
+    from core.jobs.ownership import Owner
     from core.jobs.rundir import RunStatus
     from core.models.engines import Engine
     from core.models.plans import Plan
@@ -69,6 +70,8 @@ class StatusLine:
     paused: bool
     read_only: bool
     """True: another process owns this home; this one only shows it."""
+    owner: Owner | None = None
+    """Who owns this home where another process does; None too where that one is gone."""
     notice: str = ""
     """One sentence where something about the store should be known (rebuilt, owned by another process), or ''."""
 

@@ -331,15 +331,20 @@ class RunDirectory:
         return lock
 
     def worker_lives(self) -> bool:
-        """Whether a worker holds the lock now. Looking does not disturb other lookers."""
-        try:
-            handle = os.open(self.lock_file, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            return not _free(handle)
-        finally:
-            os.close(handle)
+        """Whether a worker holds the lock now."""
+        return held(self.lock_file)
+
+
+def held(lock: Path) -> bool:
+    """Whether somebody holds the file as a lock now. Looking does not disturb other lookers."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _free(handle)
+    finally:
+        os.close(handle)
 
 
 def _free(handle: int) -> bool:

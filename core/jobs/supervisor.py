@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
 from core import settings
 from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
-from core.jobs import processes
+from core.jobs import ownership, processes
 from core.jobs.queue import Queue
-from core.jobs.rundir import RunDirectory, is_run_id, list_runs, read_json, to_json, write_atomic
+from core.jobs.rundir import RunDirectory, is_run_id, list_runs
 from core.jobs.stages import is_reusable
 from core.jobs.states import State
-from core.jobs.status import RunStatus, now_iso
+from core.jobs.status import RunStatus
 
 MAX_ATTEMPTS = 3  # starts in a row that finish nothing which the next one could use
 POLL_S = 0.3
@@ -70,8 +69,7 @@ class Supervisor:
         self.runs = self.home / "runs"
         self._on_change = on_change
         self._lock = threading.RLock()
-        self._file_lock = FileLock(self.runs / ".supervisor.lock", timeout=0, thread_local=False)
-        self._owner_file = self.runs / ".supervisor.json"
+        self._file_lock = ownership.lock_of(self.home)
         self._queue = Queue(self.home / "queue.json")
         self._active: dict[str, _Active] = {}
         self._devices: dict[str, str] = {}
@@ -84,16 +82,14 @@ class Supervisor:
 
     # --- life
 
+    def claim(self) -> None:
+        """Take the store's lock, unless this process has it. QueueError, naming who has it, if it is taken."""
+        if not self._file_lock.is_locked:
+            ownership.take(self._file_lock, self.home)
+
     def start(self) -> None:
-        """Take the store's lock, bring every run into a true state, and begin. QueueError if another process has it."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        try:
-            self._file_lock.acquire()
-        except Timeout:
-            raise QueueError(
-                f"Another Espalier ({self._owner()}) works on {self.home}.", "Use that one, or stop it first."
-            ) from None
-        write_atomic(self._owner_file, to_json({**processes.identity(), "time": now_iso()}))
+        """Claim the store, bring every run into a true state, and begin. QueueError if another process has it."""
+        self.claim()
         _left_running[:] = [process for process in _left_running if process.poll() is None]
         with self._lock:
             self._queue = Queue.read(self.home / "queue.json")
@@ -102,8 +98,8 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the supervisor; its workers go on. May be called twice."""
+    def halt(self) -> None:
+        """End the thread; workers go on, and the store stays this process's. May be called twice."""
         self._stopping = True
         self._wake.set()
         thread, self._thread = self._thread, None
@@ -112,11 +108,11 @@ class Supervisor:
         with self._lock:
             _left_running.extend(a.process for a in self._active.values() if a.process is not None)
             self._active.clear()
-        self._file_lock.release()
 
-    def _owner(self) -> str:
-        pid = (read_json(self._owner_file) or {}).get("pid")
-        return f"process {pid}" if pid else "another process"
+    def stop(self) -> None:
+        """End the supervisor and leave the store to others; its workers go on. May be called twice."""
+        self.halt()
+        self._file_lock.release()
 
     # --- what people ask for
 

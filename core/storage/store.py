@@ -57,17 +57,18 @@ class Store:
             raise
 
     @classmethod
-    def open(cls, home: Path | None = None) -> "Store":
+    def open(cls, home: Path | None = None, *, owned: bool = True) -> "Store":
         """Open the store of `home` (default: the settings') and bring it level with the run directories.
 
         A damaged file is moved aside and the store made anew; a file that another process holds, or that cannot be
-        written, gives a copy in memory.
+        written, gives a copy in memory. So does `owned=False`, for who knows that the home is another's: the file is
+        not touched, even if its owner has not opened it yet.
         """
         home = settings.home() if home is None else home
         home.mkdir(parents=True, exist_ok=True)
         file = home / settings.database_file().name
         try:
-            store = cls(file)
+            store = cls(file) if owned else _in_memory("Another process owns results.duckdb.")
         except (duckdb.Error, StoreError) as error:
             store = _instead_of(file, error)
         if store.migrated:
@@ -275,15 +276,18 @@ def _instead_of(file: Path, error: Exception) -> Store:
     """What to use for a file that does not open: a copy in memory if it is held or write-protected, else a new file."""
     held = isinstance(error, duckdb.IOException) and "lock" in str(error).lower()
     if held or not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
-        store = Store(IN_MEMORY)
-        store.read_only = True
-        store.notice = "Another process has results.duckdb open." if held else f"{file.name} cannot be written."
-        return store
+        return _in_memory("Another process has results.duckdb open." if held else f"{file.name} cannot be written.")
     aside = _move_aside(file)
     store = Store(file)
     store.notice = (
         f"{file.name} could not be read and was made anew from the runs; the old file is kept as {aside.name}."
     )
+    return store
+
+
+def _in_memory(why: str) -> Store:
+    store = Store(IN_MEMORY)
+    store.read_only, store.notice = True, why
     return store
 
 

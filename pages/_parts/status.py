@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from core.service import StatusLine, get_service
+from core.service import StatusLine, get_service, reopen_service
+from pages._parts.runs_text import stage_word
 from pages._parts.theme import duration, html, plain, size
 
 EVERY_S = 2
@@ -11,7 +12,7 @@ EVERY_S = 2
 def show() -> None:
     """Draw the line; it draws itself anew while something runs or waits."""
     line = get_service().status_line()
-    active = line.running is not None or line.queue_length > 0
+    active = line.running is not None or line.queue_length > 0 or line.read_only
     st.fragment(_draw, run_every=EVERY_S if active else None, key="status")()
 
 
@@ -21,8 +22,24 @@ def _draw() -> None:
         st.html(f'<span class="esp-status">{_device(line)}</span>', width="content")
         _work(line)
         st.html(f'<span class="esp-status">{_queue(line)}</span>', width="content")
-    if line.notice:
+    if line.read_only:
+        _banner(line)
+    elif line.notice:
         st.html(f'<p class="esp-fact">{html(line.notice)}</p>')
+
+
+def _banner(line: StatusLine) -> None:
+    """This process only shows the folder: whose it is, and how to change something."""
+    with st.container(key="read_only", horizontal=True, vertical_alignment="center"):
+        if line.owner is not None:
+            said = f"Another Espalier, {line.owner}, works on this folder: its queue and its runs are changed there."
+            st.html(f'<p role="status"><b>Read only.</b> {html(said)}</p>')
+            return
+        said = "The Espalier that worked on this folder has ended; what waits in its queue is not started."
+        st.html(f'<p role="status"><b>Read only.</b> {html(said)}</p>')
+        if st.button("Take over the queue", key="take_over", icon=":material/lock_open:"):
+            reopen_service()
+            st.rerun()
 
 
 def _device(line: StatusLine) -> str:
@@ -34,7 +51,7 @@ def _work(line: StatusLine) -> None:
     if run is None:
         st.html('<span class="esp-status">nothing runs</span>', width="content")
         return
-    said = [line.running_name or run.id, run.task or run.stage or "starting"]
+    said = [line.running_name or run.id, run.task or (stage_word(run.stage) if run.stage else "starting")]
     if run.eta_s is not None:
         said.append(f"{duration(run.eta_s)} left")
     st.page_link(
@@ -54,6 +71,6 @@ def _work(line: StatusLine) -> None:
 
 def _queue(line: StatusLine) -> str:
     if line.read_only:
-        return "read only: another Espalier works on this folder"
+        return "read only"
     waits = f"{line.queue_length} waiting" if line.queue_length else "queue empty"
     return f"{waits} · paused" if line.paused else waits

@@ -73,6 +73,31 @@ def test_the_slim_line_shows_a_running_run_as_a_link_and_a_name_as_text(monkeypa
     assert "20261123-201854-0a1b2c3d-9f8e" in str(link)
 
 
+def test_a_second_app_says_whose_the_folder_is_and_takes_over_when_that_one_ends(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.jobs.ownership import Owner
+
+    owner: list[Owner | None] = [Owner(4711)]
+    reopened: list[bool] = []
+
+    class Second:
+        def status_line(self) -> StatusLine:
+            return StatusLine("CPU", 1, 2, None, "", 1, False, True, owner[0], "Another Espalier (process 4711)")
+
+    monkeypatch.setattr(status, "get_service", Second)
+    monkeypatch.setattr(status, "reopen_service", lambda: reopened.append(True))
+    app = AppTest.from_file(MAIN, default_timeout=60).run()
+    assert not app.exception
+    assert "Another Espalier, process 4711, works on this folder" in html(app)
+    assert not [button for button in app.button if button.key == "take_over"]
+    owner[0] = None
+    app.run()
+    assert "has ended" in html(app)
+    app.button(key="take_over").click().run()
+    assert reopened == [True]
+
+
 def test_opening_every_page_loads_nothing_heavy(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -1,0 +1,35 @@
+"""What pages ask about exports of runs: one room of the service (core/service.py)."""
+
+from pathlib import Path
+
+from core import board
+from core.jobs import exporting
+from core.jobs.exporting import ExportChoice, ExportStatus
+from core.jobs.supervisor import Supervisor
+
+
+class ExportsOfRuns:
+    """Part of the Service."""
+
+    home: Path
+
+    def _owner(self) -> Supervisor:
+        raise NotImplementedError
+
+    def export_choices(self, run_id: str) -> list[ExportChoice]:
+        """Forms in which a complete run's model can be exported; none where it kept no model."""
+        return exporting.choices(board.existing(self.home, run_id))
+
+    def exports(self, run_id: str) -> list[ExportStatus]:
+        """Exports of a run, running and done."""
+        return exporting.exports(board.existing(self.home, run_id))
+
+    def start_export(self, run_id: str, format_: str, dtype: str) -> None:
+        """Export in a process of its own; `exports` says where it stands."""
+        self._owner()
+        exporting.start(board.existing(self.home, run_id), self.home, format_, dtype)
+
+    def cancel_export(self, run_id: str, name: str) -> None:
+        """Ask a running export (`gguf-q8_0`) to stop."""
+        self._owner()
+        exporting.cancel(board.existing(self.home, run_id), name)
