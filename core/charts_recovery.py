@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order
 from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe
+from core.charts_tables import marks
 from core.charts_words import mapping
 from core.evaluation.paired import normal_p
 
@@ -49,12 +50,11 @@ def gains(table: pd.DataFrame, gained: pd.DataFrame | None = None) -> pd.DataFra
     return rows.drop(columns=["_stderr", "_p", "text"])
 
 
-def better(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
-    """`better`, `worse`, or '' where nothing changed."""
-    gain = float(row["gain"])
-    if not math.isfinite(gain) or gain == 0:
-        return ""
-    return "better" if (gain < 0) == quality.lower_is_better else "worse"
+def gain_marks(rows: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False) -> dict[tuple[str, str], str]:
+    """(run id, quality key) → ▲ or ▼ where recovery changed it beyond chance; as `marks` has it of differences."""
+    if rows.empty:
+        return {}
+    return marks(rows.assign(delta=rows["gain"], p=rows["gain_p"]), chosen, tasks=tasks)
 
 
 def regained_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
@@ -65,10 +65,45 @@ def regained_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
     return percent(float(row["regained"]), 0)
 
 
-def gain_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
-    """The gain with its standard error, ▲ where it is for the better and ▼ where for the worse, beyond chance (5 %)."""
-    mark = {"better": " ▲", "worse": " ▼", "": ""}[better(row, quality)] if float(row["gain_p"]) < 0.05 else ""
-    return measured(float(row["gain"]), float(row["gain_stderr"]), quality, sign=True) + mark
+def gain_words(row: Mapping[str, Any] | pd.Series, quality: Quality, mark: str = "") -> str:
+    """The gain with its standard error, and its mark: `−45.50 ± 1.30 ▲`."""
+    return f"{measured(float(row['gain']), float(row['gain_stderr']), quality, sign=True)} {mark}".strip()
+
+
+def interval_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
+    """The gain's 95 % interval where it was taken on the same documents: `−48.05 to −42.95`; else ''."""
+    if not row["gain_paired"] or not math.isfinite(float(row["gain_stderr"])):
+        return ""
+    reach = Z95 * float(row["gain_stderr"])
+    low, high = (measured(float(row["gain"]) + by, math.nan, quality, sign=True) for by in (-reach, reach))
+    return f"{low.removesuffix(' points')} to {high}"
+
+
+def gains_table(rows: pd.DataFrame, quality: Quality, mark: Mapping[tuple[str, str], str]) -> tuple[Any, Any]:
+    """(numbers, texts) of one quality, one row a run; index: run id. rows: of `gains`; mark: of `gain_marks`.
+
+    Columns: Run, Removed, Dense, Pruned, Recovered, Gain, 95 % interval, Came back (share of what the cut cost).
+    """
+    shown = at_order(rows[rows["quality"] == quality.key]).set_index("run_id")
+    numbers = pd.DataFrame({"Run": shown["label"], "Removed": shown["removed"]}, index=shown.index)
+    texts = numbers.astype(object)
+    texts["Removed"] = [percent(share) for share in shown["removed"]]
+    for name, value, error in (
+        ("Dense", "dense", "dense_stderr"), ("Pruned", "before", "before_stderr"), ("Recovered", "value", "stderr"),
+    ):  # fmt: skip
+        numbers[name] = shown[value]
+        texts[name] = [measured(v, e, quality) for v, e in zip(shown[value], shown[error], strict=True)]
+    numbers["Gain"] = shown["gain"]
+    numbers["95 % interval"] = (Z95 * shown["gain_stderr"]).where(shown["gain_paired"].astype(bool))
+    numbers["Came back"] = shown["regained"]
+    each = [row for _, row in shown.iterrows()]
+    texts["Gain"] = [
+        gain_words(row, quality, mark.get((str(run_id), quality.key), ""))
+        for run_id, row in zip(shown.index, each, strict=True)
+    ]
+    texts["95 % interval"] = [interval_words(row, quality) or "–" for row in each]
+    texts["Came back"] = [regained_words(row, quality) for row in each]
+    return numbers, texts
 
 
 def gain_dots(rows: pd.DataFrame, quality: Quality, *, dark: bool = False) -> go.Figure:

@@ -505,11 +505,12 @@ def test_a_recovered_value_stands_beside_the_one_before_and_the_gain_between():
     assert one["gain_stderr"] == pytest.approx(math.hypot(1.2, 0.5))
     assert one["regained"] == pytest.approx(45.5 / (78.5 - 26.2))
     ppl = quality(table, "perplexity/passages", "perplexity")
-    assert charts_recovery.better(one, ppl) == "better"
-    assert charts_recovery.gain_words(one, ppl) == "−45.50 ± 1.30 ▲"
+    assert charts_recovery.gain_words(one, ppl, "▲") == "−45.50 ± 1.30 ▲"
+    assert charts_recovery.interval_words(one, ppl) == ""  # not on the same documents
+    q = quality(table, "piqa", "acc")
+    assert charts_recovery.gain_marks(rows, [ppl, q]) == {("taylor-30", ppl.key): "▲"}
+    assert charts_recovery.gain_marks(rows, [ppl, q], tasks=True) == {("taylor-30", ppl.key): "▲"}  # within chance
     assert charts_recovery.regained_words(one, ppl) == "87 %"
-    task = rows[rows["metric"] == "acc"].iloc[0]
-    assert charts_recovery.gain_words(task, quality(table, "piqa", "acc")).endswith("points")  # within chance: no mark
 
 
 def test_gains_on_the_same_documents_replace_those_of_independent_values():
@@ -521,11 +522,22 @@ def test_gains_on_the_same_documents_replace_those_of_independent_values():
     rows = charts_recovery.gains(table, gained)
     one = rows[rows["metric"] == "acc"].iloc[0]
     assert (one["gain_stderr"], one["gain_p"], bool(one["gain_paired"])) == (0.01, 0.002, True)
-    assert charts_recovery.gain_words(one, quality(table, "piqa", "acc")) == "+4.0 ± 1.0 points ▲"
+    q = quality(table, "piqa", "acc")
+    assert charts_recovery.gain_words(one, q) == "+4.0 ± 1.0 points"
+    assert charts_recovery.interval_words(one, q) == "+2.0 to +6.0 points"
+    assert charts_recovery.gain_marks(rows, [q]) == {}  # single tasks are marked where that is asked for
+    marks = charts_recovery.gain_marks(rows, [q], tasks=True)
+    assert marks == {("taylor-30", q.key): "▲"}
+    numbers, texts = charts_recovery.gains_table(rows, q, marks)
+    assert texts.loc["taylor-30"].tolist()[2:] == [
+        "65.0 ± 4.8 %", "57.0 ± 5.0 %", "61.0 ± 4.9 %", "+4.0 ± 1.0 points ▲", "+2.0 to +6.0 points", "50 %",
+    ]  # fmt: skip
+    assert numbers.loc["taylor-30", "Gain"] == pytest.approx(0.04)
 
 
 def test_runs_without_recovery_have_no_gains(table):
     assert charts_recovery.gains(table).empty
+    assert charts_recovery.gain_marks(charts_recovery.gains(table), charts.qualities(table)) == {}
     assert charts_recovery.gains(table.iloc[:0]).empty
 
 

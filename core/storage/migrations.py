@@ -107,3 +107,11 @@ def details_of_metrics_and_fingerprints_of_models(connection: "duckdb.DuckDBPyCo
     """What is known of one value besides its protocol, as JSON; and whether two runs had the same dense model."""
     connection.execute("ALTER TABLE metrics ADD COLUMN details VARCHAR")
     connection.execute("ALTER TABLE runs ADD COLUMN fingerprint VARCHAR")
+
+
+@step(4)
+def kind_of_recovery_of_runs(connection: "duckdb.DuckDBPyConnection") -> None:
+    """`lora` or `distillation`, for runs that train after the cut; runs that are there say so in their experiment."""
+    connection.execute("ALTER TABLE runs ADD COLUMN recovery VARCHAR")
+    pattern = r"(?m)^recovery:\s*(?:\{\s*|\n\s+)kind:\s*(lora|distillation)"
+    connection.execute("UPDATE runs SET recovery = nullif(regexp_extract(experiment, ?, 1), '')", [pattern])

@@ -27,6 +27,7 @@ RUN_COLUMNS = {
     "params_before": "BIGINT", "params_after": "BIGINT", "nonzero_after": "BIGINT",
     "achieved_ratio": "DOUBLE", "achieved_model_ratio": "DOUBLE", "bytes": "BIGINT", "layout": "VARCHAR",
     "reason": "VARCHAR", "advice": "VARCHAR", "experiment": "VARCHAR", "study": "VARCHAR", "fingerprint": "VARCHAR",
+    "recovery": "VARCHAR",
 }  # fmt: skip
 METRIC_COLUMNS = {
     "run_id": "VARCHAR", "stage": "VARCHAR", "task": "VARCHAR", "metric": "VARCHAR",
@@ -176,6 +177,8 @@ def _choices(experiment: Experiment) -> dict[str, Any]:
         quantised = experiment.model.quantised
         return row | ({} if quantised is None else {"method": quantised, "kind": QUANTISED})
     kind = get(pruning.method).kind
+    if experiment.recovery is not None:
+        row["recovery"] = experiment.recovery.kind
     first, last = pruning.layers if pruning.layers is not None else (None, None)
     return row | {
         "method": pruning.method,

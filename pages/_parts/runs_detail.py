@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_export, runs_numbers, theme
+from pages._parts import runs_export, runs_numbers, runs_recovery, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_board import EVERY_S, act
 
@@ -30,10 +30,10 @@ def show(service: Service, run_id: str) -> None:
     if state == "COMPLETE":
         runs_export.show(service, run_id)
     moving = state in (*say.ACTIVE, *say.QUEUED)
-    st.session_state["runs_open_state"] = (run_id, state)
+    st.session_state["runs_open_state"] = _seen(detail)
     if moving:
         st.session_state["runs_open_id"] = run_id
-        st.session_state["runs_open_dense"] = not _choice(detail)
+        st.session_state["runs_open_choice"] = _choice(detail)
         st.fragment(_live, run_every=EVERY_S, key="runs_live_detail")()
     elif state != "COMPLETE":
         st.html(say.failure_html(detail.status.reason or _ended(state), detail.status.advice))
@@ -47,6 +47,11 @@ def show(service: Service, run_id: str) -> None:
         st.code(detail.yaml, language="yaml")
     with st.expander("Command", key="runs_command", icon=":material/terminal:"):
         st.code(detail.command, language="bash", wrap_lines=True)
+
+
+def _seen(detail: RunDetail) -> tuple[str, str, bool]:
+    """What the page was drawn from; when it changes, the whole page is drawn anew: a new state, or first numbers."""
+    return detail.status.id, str(detail.status.state), detail.results is not None
 
 
 def _ended(state: str) -> str:
@@ -88,9 +93,10 @@ def _choice(detail: RunDetail) -> dict[str, Any]:
         quantised = detail.experiment.model.quantised if detail.experiment is not None else None
         return {"method": quantised, "kind": "quantised"} if quantised else {}
     first, last = pruning.layers or (None, None)
+    recovery = detail.experiment.recovery if detail.experiment is not None else None
     return {
         "method": pruning.method, "ratio": pruning.ratio, "pattern": pruning.pattern, "target": pruning.target,
-        "layer_first": first, "layer_last": last,
+        "layer_first": first, "layer_last": last, "recovery": recovery.kind if recovery is not None else None,
     }  # fmt: skip
 
 
@@ -140,21 +146,24 @@ def _delete(service: Service, run_id: str) -> None:
 
 
 def _live() -> None:
-    """Progress and the end of the log. When the run ends, the whole page is drawn anew."""
+    """Progress, the curve while it trains, and the end of the log."""
     run_id = str(st.session_state["runs_open_id"])
     service = get_service()
     try:
-        status = service.run_detail(run_id).status
+        detail = service.run_detail(run_id)
     except EspalierError:
         st.rerun(scope="app")
-    if st.session_state.get("runs_open_state") != (run_id, str(status.state)):
+    status = detail.status
+    if st.session_state.get("runs_open_state") != _seen(detail):
         st.rerun(scope="app")
     row = {name: getattr(status, name) for name in ("stage", "task", "done", "total", "unit", "eta_s")}
-    dense = bool(st.session_state.get("runs_open_dense"))
+    choice = st.session_state.get("runs_open_choice") or {}
+    row["recovery"] = choice.get("recovery")
     if str(status.state) in say.QUEUED:
         st.html('<p class="esp-left">Waiting for its turn.</p>')
         return
-    st.html(say.progress_html(row, dense=dense))
+    st.html(say.progress_html(row, dense=not choice))
+    runs_recovery.live(service, run_id, status.stage)
     with st.expander("Log", key="runs_log_live", icon=":material/notes:", expanded=False):
         _log(service.log_tail(run_id, LOG_LINES))
 
@@ -178,6 +187,7 @@ def _body(service: Service, detail: RunDetail) -> None:
     with facts:
         method = str(_choice(detail).get("method") or "dense")
         runs_numbers.show(service, detail, pruned=bool(_choice(detail)), method=method)
+        runs_recovery.show(service, detail, moving=str(detail.status.state) in (*say.ACTIVE, *say.QUEUED))
         seconds = say.stage_seconds(detail)
         if seconds:
             total = theme.duration(sum(seconds.values()))

@@ -34,7 +34,8 @@ def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
         return
     head = "Numbers against dense" if others else "Numbers"
     shared = _shared_words(own)
-    how = f"<span>tasks: {theme.html(shared)}</span>" if shared else ""
+    words = [*_when(own, detail), *([f"tasks: {shared}"] if shared else [])]
+    how = f"<span>{theme.html(' · '.join(words))}</span>" if words else ""
     table_html = _numbers_html(own, shared)
     st.html(f'<h2 class="esp-section">{head}{how}</h2>{table_html}{_remarks_html(own, detail)}')
     if not others and pruned and detail.experiment is not None:
@@ -43,6 +44,13 @@ def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
             "Queue the dense baseline", key="runs_baseline", on_click=act,
             args=(service.submit_baselines, [detail.status.id]),
         )  # fmt: skip
+
+
+def _when(own: pd.DataFrame, detail: RunDetail) -> list[str]:
+    """Of a run with recovery: whether these values are from before it or after it."""
+    if detail.experiment is None or detail.experiment.recovery is None:
+        return []
+    return ["after recovery" if own["stage"].eq("recovered").any() else "before recovery"]
 
 
 def _shared_words(own: pd.DataFrame) -> str:

@@ -13,7 +13,16 @@ import pandas as pd
 from core.service import RunDetail
 from pages._parts.theme import duration, html
 
-STAGES = ("load", "calibrate", "prune", "save", "evaluate")
+STAGES = {
+    "load": "load",
+    "calibrate": "calibrate",
+    "prune": "prune",
+    "save": "save",
+    "evaluate": "evaluate",
+    "recover": "recover",
+    "judge_recovered": "evaluate again",
+}
+RECOVERIES = {"lora": "LoRA", "distillation": "distillation"}
 STATES = {
     "WAITING": "waiting",
     "RUNNING": "running",
@@ -31,13 +40,20 @@ def state_word(state: object) -> str:
     return STATES.get(str(state), str(state).lower())
 
 
+def stage_word(stage: object) -> str:
+    """The stage as people read it; the main stage of a part such as `judge_recovered.task.boolq`."""
+    name, _, part = str(stage).partition(".")
+    words = part.split(".")[1:] or ([part] if part else [])
+    return " ".join([STAGES.get(name, name.replace("_", " ")), *words])
+
+
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as mappings by column name."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """What a run does, in one short line: `Taylor 30 % · layers 4–25`, `dense model`."""
+    """What a run does, in one short line: `Taylor 30 % · layers 4–25 · LoRA`, `dense model`."""
     method = row.get("method")
     if _nothing(method):
         return "dense model"
@@ -52,6 +68,9 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     first, last = row.get("layer_first"), row.get("layer_last")
     if first is not None and last is not None and not _nothing(first) and not _nothing(last):
         words.append(f"layers {int(first)}–{int(last)}")
+    recovery = row.get("recovery")
+    if not _nothing(recovery):
+        words.append(RECOVERIES.get(str(recovery), str(recovery)))
     return " · ".join(words)
 
 
@@ -109,24 +128,26 @@ def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
     task = "" if _nothing(row.get("task")) else str(row["task"])
     words = [word for word in (task, counted, left(row.get("eta_s"))) if word]
     said = html(" · ".join(words)) or ("starting" if stage is None else "…")
+    stages = stages_html(stage, dense=dense, recovery=not _nothing(row.get("recovery")))
     return (
-        f'{stages_html(stage, dense=dense)}<div class="esp-bar" role="progressbar" aria-valuemin="0" '
+        f'{stages}<div class="esp-bar" role="progressbar" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="progress of this stage">'
         f'<i style="width:{share:.2%}"></i></div>'
         f'<p class="esp-left">{said}</p>'
     )
 
 
-def stages_html(stage: str | None, *, dense: bool) -> str:
+def stages_html(stage: str | None, *, dense: bool, recovery: bool = False) -> str:
     """The pipeline's stages in a line, those behind in ink, the present one bold."""
-    names = [name for name in STAGES if not dense or name in ("load", "evaluate")]
+    names = [name for name in STAGES if recovery or name not in ("recover", "judge_recovered")]
+    names = [name for name in names if not dense or name in ("load", "evaluate")]
     top = stage.split(".")[0] if stage else ""
     place = names.index(top) if top in names else -1
     items = []
     for index, name in enumerate(names):
         mark = "now" if index == place else "done" if index < place else ""
         current = ' aria-current="step"' if mark == "now" else ""
-        items.append(f'<li class="{mark}"{current}>{name}</li>')
+        items.append(f'<li class="{mark}"{current}>{STAGES[name]}</li>')
     return f'<ul class="esp-stages">{"".join(items)}</ul>'
 
 
@@ -150,7 +171,7 @@ def timings_html(timings: Mapping[str, float]) -> str:
     rows = []
     for name, seconds in timings.items():
         bar = f'<i style="width:{max(seconds, 0) / longest:.1%}"></i>'
-        rows.append(f"<span>{html(name)}</span>{bar}<span>{html(took(seconds))}</span>")
+        rows.append(f"<span>{html(stage_word(name))}</span>{bar}<span>{html(took(seconds))}</span>")
     return f'<div class="esp-timing">{"".join(rows)}</div>'
 
 

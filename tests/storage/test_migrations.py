@@ -41,6 +41,22 @@ def test_a_database_of_the_first_version_gains_the_stream_s_width_and_keeps_its_
     assert connection.execute("SELECT heads_before, hidden_after FROM layers").fetchall() == [(9, None)]
 
 
+def test_runs_of_an_earlier_version_say_how_they_recover(connection):
+    from core.experiment import Experiment
+
+    migrations.applied(connection)
+    for number in (1, 2, 3):
+        migrations.steps()[number](connection)
+        connection.execute("INSERT INTO migrations VALUES (?, 'earlier')", [number])
+    pruning = {"method": "l2", "ratio": 0.3}
+    for name, recovery in (("none", None), ("tuned", {"kind": "lora"}), ("taught", {"kind": "distillation"})):
+        text = Experiment.parse({"pruning": pruning, "recovery": recovery}).to_yaml()
+        connection.execute("INSERT INTO runs (id, name, state, experiment) VALUES (?, '', '', ?)", [name, text])
+    migrations.migrate(connection)
+    found = dict(connection.execute("SELECT id, recovery FROM runs").fetchall())
+    assert found == {"none": None, "tuned": "lora", "taught": "distillation"}
+
+
 def test_a_number_taken_twice_is_an_error():
     taken = next(iter(migrations.steps()))
     with pytest.raises(ValueError, match="twice"):
