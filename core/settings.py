@@ -6,6 +6,9 @@
 | ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
 | ESPALIER_STREAM | 1: prune a layer at a time from and to disk, whatever memory there is | not set |
 | ESPALIER_PRICE_PER_HOUR | what an hour of this machine costs, in any currency: studies say what they cost | not set |
+| ESPALIER_TOKEN | who gives it may use the app; needed, or a login, to listen beyond 127.0.0.1 | not set |
+| ESPALIER_USERS | who may use the app after Streamlit's login: `ann@x.org, @y.org`; `*` is everybody | not set |
+| ESPALIER_HOSTS | names that the app is reached under, besides this machine's: `prune.x.org` | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -69,6 +72,11 @@ def offline() -> bool:
 def always_stream() -> bool:
     """Whether pruning reads layers from disk one at a time even where the model would fit into memory."""
     return os.environ.get("ESPALIER_STREAM") == "1"
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for processes that work with models: without the key to the app."""
+    return {name: value for name, value in os.environ.items() if name != "ESPALIER_TOKEN"}
 
 
 def price_per_hour() -> float | None:

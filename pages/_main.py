@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._parts import status, theme
+from pages._parts import door, status, theme
 
 PAGES = [
     st.Page("launch.py", title="Launch", icon=":material/content_cut:", default=True),
@@ -13,6 +13,7 @@ PAGES = [
 
 st.set_page_config(page_title="Espalier", page_icon=theme.icon(), layout="wide")
 theme.apply()
+door.admit()
 page = st.navigation(PAGES, position="top")
 status.show()
 page.run()

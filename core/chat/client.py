@@ -265,7 +265,7 @@ class ChatClient:
             self._process = subprocess.Popen(
                 command,
                 cwd=settings.REPOSITORY,
-                env={"GOMP_SPINCOUNT": SPIN, **os.environ, "ESPALIER_HOME": str(self._home)},
+                env={"GOMP_SPINCOUNT": SPIN, **settings.child_environment(), "ESPALIER_HOME": str(self._home)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

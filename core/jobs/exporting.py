@@ -342,7 +342,7 @@ def start(run: RunDirectory, home: Path, format_: str, dtype: str) -> None:
     folder = run.path / "export"
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "core", "export", str(run.path), "--to", format_, "--dtype", dtype]
-    environment = os.environ | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    environment = settings.child_environment() | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     with (folder / f"{format_}-{dtype}.log").open("wb") as log:
         process = subprocess.Popen(
             command,

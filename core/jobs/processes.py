@@ -22,7 +22,7 @@ def start_worker(directory: RunDirectory, home: Path) -> "subprocess.Popen[bytes
     Never a pipe: a worker whose pipe nobody empties would freeze when the app goes.
     """
     command = [sys.executable, "-m", "core.jobs.worker", str(directory.path)]
-    environment = os.environ | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    environment = settings.child_environment() | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     with directory.log_file.open("ab") as log:
         return subprocess.Popen(
             command,
