@@ -23,9 +23,15 @@ def drift_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
-def layer_drift(found: Mapping[str, Any], method: str, *, dark: bool = False) -> go.Figure:
-    """Relative error of the hidden states after each layer of the dense model; layers that were taken out are open."""
+def layer_drift(
+    found: Mapping[str, Any], method: str, *, before: Mapping[str, Any] | None = None, dark: bool = False
+) -> go.Figure:
+    """Relative error of the hidden states after each layer of the dense model; layers that were taken out are open.
+
+    before: the same of a recovered model before it was trained, drawn as a dotted line.
+    """
     rows = drift_rows(found)
+    early = drift_rows(before)
     worst = max(rows, key=lambda row: row["error"], default=None)
     said = f" Largest after layer {worst['layer']}: {percent(worst['error'])}." if worst else " No values."
     title = "Drift of the hidden states"
@@ -41,6 +47,18 @@ def layer_drift(found: Mapping[str, Any], method: str, *, dark: bool = False) ->
             showlegend=False,
         )
     )
+    if early:
+        chart.data[0].update(name="recovered", showlegend=True)
+        chart.add_trace(
+            go.Scatter(
+                x=[row["layer"] for row in early],
+                y=[row["error"] for row in early],
+                mode="lines",
+                name="before recovery",
+                line={"color": method_colour(method, dark), "width": 1.5, "dash": "dot"},
+                hovertemplate="after layer %{x}, before recovery<br>off by %{y:.1%}<extra></extra>",
+            )
+        )
     for removed in (False, True):
         some = [row for row in rows if bool(row.get("removed")) == removed]
         if not some:

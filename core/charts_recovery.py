@@ -16,6 +16,8 @@ from core.charts_words import mapping
 from core.evaluation.paired import normal_p
 
 BEFORE, AFTER = "pruned", "recovered"
+APART = 0.12
+"""Rows between the two values of a run, so that their bars can be told apart."""
 _ALIKE = ["run_id", "task", "metric", "n", "text"]
 
 
@@ -62,7 +64,7 @@ def regained_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
     lost = float(row["before"]) - float(row["dense"])
     if not math.isfinite(float(row["regained"])) or (lost > 0) != quality.lower_is_better:
         return "–"
-    return percent(float(row["regained"]), 0)
+    return percent(float(row["regained"]), 0).replace("-", "−")
 
 
 def gain_words(row: Mapping[str, Any] | pd.Series, quality: Quality, mark: str = "") -> str:
@@ -71,8 +73,8 @@ def gain_words(row: Mapping[str, Any] | pd.Series, quality: Quality, mark: str =
 
 
 def interval_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
-    """The gain's 95 % interval where it was taken on the same documents: `−48.05 to −42.95`; else ''."""
-    if not row["gain_paired"] or not math.isfinite(float(row["gain_stderr"])):
+    """The gain's 95 % interval where it was taken on the same documents, and some changed: `−48.05 to −42.95`."""
+    if not row["gain_paired"] or not float(row["gain_stderr"]) > 0:
         return ""
     reach = Z95 * float(row["gain_stderr"])
     low, high = (measured(float(row["gain"]) + by, math.nan, quality, sign=True) for by in (-reach, reach))
@@ -82,12 +84,11 @@ def interval_words(row: Mapping[str, Any] | pd.Series, quality: Quality) -> str:
 def gains_table(rows: pd.DataFrame, quality: Quality, mark: Mapping[tuple[str, str], str]) -> tuple[Any, Any]:
     """(numbers, texts) of one quality, one row a run; index: run id. rows: of `gains`; mark: of `gain_marks`.
 
-    Columns: Run, Removed, Dense, Pruned, Recovered, Gain, 95 % interval, Came back (share of what the cut cost).
+    Columns: Run, Dense, Pruned, Recovered, Gain, 95 % interval, Came back (share of what the cut cost).
     """
     shown = at_order(rows[rows["quality"] == quality.key]).set_index("run_id")
-    numbers = pd.DataFrame({"Run": shown["label"], "Removed": shown["removed"]}, index=shown.index)
+    numbers = pd.DataFrame({"Run": shown["label"]}, index=shown.index)
     texts = numbers.astype(object)
-    texts["Removed"] = [percent(share) for share in shown["removed"]]
     for name, value, error in (
         ("Dense", "dense", "dense_stderr"), ("Pruned", "before", "before_stderr"), ("Recovered", "value", "stderr"),
     ):  # fmt: skip
@@ -109,13 +110,17 @@ def gains_table(rows: pd.DataFrame, quality: Quality, mark: Mapping[tuple[str, s
 def gain_dots(rows: pd.DataFrame, quality: Quality, *, dark: bool = False) -> go.Figure:
     """One row a run: hollow the pruned value, filled the recovered one, a line between; dashed where dense stands."""
     shown = at_order(rows[rows["quality"] == quality.key])
-    title = f"{quality.label}, before and after recovery"
+    better_side = "lower is better" if quality.lower_is_better else "higher is better"
+    title = "Before and after recovery"
     said = "; ".join(
         f"{row['label']}: {measured(row['before'], row['before_stderr'], quality)} to "
         f"{measured(row['value'], row['stderr'], quality)}"
         for _, row in shown.iterrows()
     )
-    chart = figure(safe(title), f"{title}. {said or 'No values.'}", dark=dark, height=150 + 46 * len(shown))
+    words = f"{title}: {quality.label}, {better_side}. {said or 'No values.'}"
+    chart = figure(title, words, dark=dark, height=150 + 50 * len(shown))
+    subtitle = f'<span style="font-size:12px;color:{palette(dark).muted}">{better_side}</span>'
+    chart.update_layout(title_text=f"{chart.layout.title.text}  {subtitle}")
     for place, (_, row) in enumerate(shown.iterrows()):
         _pair(chart, row, place, quality, dark)
     for dense in sorted(set(shown["dense"].dropna())):
@@ -124,10 +129,7 @@ def gain_dots(rows: pd.DataFrame, quality: Quality, *, dark: bool = False) -> go
             annotation_font={"size": 11, "color": palette(dark).muted}, annotation_position="top",
         )  # fmt: skip
     unit = f" [{quality.unit}]" if quality.unit and not quality.fraction else ""
-    better_side = "lower is better" if quality.lower_is_better else "higher is better"
-    chart.update_xaxes(
-        title_text=safe(quality.label) + unit + f", {better_side}", tickformat=".0%" if quality.fraction else None
-    )
+    chart.update_xaxes(title_text=safe(quality.label) + unit, tickformat=".0%" if quality.fraction else None)
     chart.update_yaxes(
         tickmode="array", tickvals=list(range(len(shown))), ticktext=[safe(_short(label)) for label in shown["label"]],
         range=[len(shown) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
@@ -145,18 +147,19 @@ def _pair(chart: go.Figure, row: pd.Series, place: int, quality: Quality, dark: 
     colour = method_colour(method, dark)
     chart.add_trace(
         go.Scatter(
-            x=[row["before"], row["value"]], y=[place, place], mode="lines", line={"color": colour, "width": 2},
-            hoverinfo="skip", showlegend=False,
+            x=[row["before"], row["value"]], y=[place - APART, place + APART], mode="lines",
+            line={"color": colour, "width": 2}, hoverinfo="skip", showlegend=False,
         )
     )  # fmt: skip
-    for name, value, error, variant in ((BEFORE, "before", "before_stderr", 1), (AFTER, "value", "stderr", 0)):
+    both = ((BEFORE, "before", "before_stderr", 1, -APART), (AFTER, "value", "stderr", 0, APART))
+    for name, value, error, variant, by in both:
         words = f"<b>{safe(row['label'])}</b><br>{name}  {measured(row[value], row[error], quality)}"
         if name == AFTER:
             words += f"<br>gain  {safe(gain_words(row, quality))}"
         chart.add_trace(
             go.Scatter(
                 x=[row[value]],
-                y=[place],
+                y=[place + by],
                 mode="markers",
                 name=name,
                 legendgroup=name,

@@ -529,7 +529,7 @@ def test_gains_on_the_same_documents_replace_those_of_independent_values():
     marks = charts_recovery.gain_marks(rows, [q], tasks=True)
     assert marks == {("taylor-30", q.key): "▲"}
     numbers, texts = charts_recovery.gains_table(rows, q, marks)
-    assert texts.loc["taylor-30"].tolist()[2:] == [
+    assert texts.loc["taylor-30"].tolist()[1:] == [
         "65.0 ± 4.8 %", "57.0 ± 5.0 %", "61.0 ± 4.9 %", "+4.0 ± 1.0 points ▲", "+2.0 to +6.0 points", "50 %",
     ]  # fmt: skip
     assert numbers.loc["taylor-30", "Gain"] == pytest.approx(0.04)
@@ -597,3 +597,16 @@ def test_the_curve_of_a_training_has_loss_and_validation_where_each_was_measured
 @pytest.mark.parametrize("points", [[], [{"step": None}], [{"step": 1, "loss": float("nan")}]])
 def test_a_curve_without_values_is_drawn_empty(points):
     assert charts.alt(charts_recovery.training_curve(points)).endswith("No points yet.")
+
+
+def test_drift_of_a_recovered_model_stands_beside_what_it_was():
+    from core.charts_layers import layer_drift
+
+    before, after = (
+        {"layers": [{"layer": i, "error": error * (i + 1), "stderr": 0.01} for i in range(3)]} for error in (0.2, 0.1)
+    )
+    chart = layer_drift(after, "taylor", before=before)
+    named = {trace.name: trace for trace in chart.data if trace.showlegend is not False}
+    assert list(named["before recovery"].y) == pytest.approx([0.2, 0.4, 0.6])
+    assert list(named["recovered"].y) == pytest.approx([0.1, 0.2, 0.3])
+    assert named["before recovery"].line.dash == "dot"

@@ -34,7 +34,7 @@ def results_of(directory: RunDirectory, setting: "Setting") -> dict[str, Any]:
         "pruning": _pruning_result(found, setting),
         "metrics": metrics,
         "layer_errors": found.get(stages.part("fidelity"), {}).get("layer_errors"),
-        "recovery": _recovery_result(found.get(stages.RECOVER)),
+        "recovery": _recovery_result(found),
         "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
         "memory": peaks,
         "warnings": list(dict.fromkeys(warnings)),
@@ -67,11 +67,14 @@ def _pruning_result(found: dict[str, dict[str, Any]], setting: "Setting") -> dic
     }
 
 
-def _recovery_result(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """How the training went, what it learned from, and what was saved; None before, or without, recovery."""
-    if found is None:
+def _recovery_result(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """How the training went, what it learned from, what was saved and how far off it is; None without recovery."""
+    made = found.get(stages.RECOVER)
+    if made is None:
         return None
-    return {name: found.get(name) for name in ("training", "data", "bytes", "layout", "loads_in", "verify")}
+    judged = found.get(stages.part("fidelity", of=stages.JUDGE_RECOVERED), {})
+    names = ("training", "data", "bytes", "layout", "loads_in", "verify")
+    return {**{name: made.get(name) for name in names}, "layer_errors": judged.get("layer_errors")}
 
 
 def _environment(setting: "Setting") -> dict[str, Any]:

@@ -138,8 +138,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         return round(float(step * rows * self.row_tokens))
 
     def tell(self, state: Any, part: float = 0.0) -> None:
-        steps = state.max_steps
-        self.progress(min(max((state.global_step + part) / steps, self.clock.share), 1.0) * steps, steps, "steps")
+        """Progress in steps, or in seconds where the time allowed ends it sooner."""
+        done, steps, limit = state.global_step + part, state.max_steps, self.clock.limit
+        if limit is not None and self.clock.share > done / steps:
+            self.progress(min(self.clock.seconds, limit), limit, "s")
+        else:
+            self.progress(min(done, steps), steps, "steps")
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         self.clock.start()
@@ -155,7 +159,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._judge(loss, state.global_step)
         share = max(state.global_step / state.max_steps, self.clock.share)
         if self.clock.limit is not None and self.clock.seconds >= self.clock.limit:
-            self.stopped = f"after {self.clock.limit / 60:g} minutes, as set"
+            self.stopped = f"after {self.clock.limit / 60:g} min, as set"
         ending = bool(self.diverged or self.stopped) or state.global_step >= state.max_steps
         validation = None
         if not self.diverged and (share >= self._next_validation or ending):

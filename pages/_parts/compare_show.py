@@ -9,9 +9,11 @@ import streamlit as st
 
 from core import charts
 from core.service import Service
-from pages._parts import compare_pairs, theme
+from pages._parts import compare_pairs, compare_recovery, theme
+from pages._parts.compare_table import styled
 
 TRADEOFF, BY_RATIO, BY_TASK, TWO_RUNS = "Quality and size", "By ratio", "By task", "Two runs"
+RECOVERY = "Recovery"
 SHARE, PARAMETERS, ASKED = "share of the whole model", "parameters kept", "ratio asked for"
 
 
@@ -19,7 +21,8 @@ def show(service: Service, table: pd.DataFrame) -> None:
     """Picker, chart, table, download."""
     qualities = charts.qualities(table)
     tasks = [quality for quality in qualities if quality.is_task and quality.primary]
-    kinds = [TRADEOFF, BY_RATIO, *([BY_TASK] if tasks else []), TWO_RUNS]
+    recovered = [RECOVERY] if compare_recovery.has_gains(table) else []
+    kinds = [TRADEOFF, BY_RATIO, *([BY_TASK] if tasks else []), *recovered, TWO_RUNS]
     kind = st.segmented_control(
         "Chart",
         kinds,
@@ -31,6 +34,8 @@ def show(service: Service, table: pd.DataFrame) -> None:
     )
     if kind == TWO_RUNS:
         compare_pairs.show(service, table)
+    elif kind == RECOVERY:
+        compare_recovery.show(service, table)
     elif kind == BY_TASK:
         _by_task(table, tasks)
     else:
@@ -129,7 +134,7 @@ def _table(table: pd.DataFrame, qualities: Sequence[charts.Quality]) -> None:
     numbers, texts = charts.comparison_table(table, chosen, tasks=tasks)
     numbers = numbers.drop(columns=charts.without_numbers(numbers))
     st.dataframe(
-        _styled(numbers, texts),
+        styled(numbers, texts),
         key="compare_table",
         hide_index=True,
         height="content" if len(numbers) <= 15 else 560,
@@ -166,16 +171,3 @@ def _width(heading: str) -> int:
 def _tip(table: pd.DataFrame, quality: charts.Quality) -> str:
     """The protocol, for a column's tooltip, which reads Markdown."""
     return theme.plain(charts.about(table, quality))
-
-
-def _styled(numbers: pd.DataFrame, texts: pd.DataFrame) -> object:
-    """A table that shows the texts and sorts by the numbers."""
-    styled = numbers.style
-    for column in numbers.columns:
-        for row in numbers.index:
-            styled = styled.format(_always(str(texts.loc[row, column])), subset=pd.IndexSlice[[row], [column]])
-    return styled
-
-
-def _always(text: str) -> Callable[[object], str]:
-    return lambda _: text

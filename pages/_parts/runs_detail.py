@@ -186,8 +186,9 @@ def _body(service: Service, detail: RunDetail) -> None:
             st.html(f'<p class="esp-fact">{theme.html(_size_line(detail))}</p>')
     with facts:
         method = str(_choice(detail).get("method") or "dense")
-        runs_numbers.show(service, detail, pruned=bool(_choice(detail)), method=method)
+        runs_numbers.show(service, detail, pruned=bool(_choice(detail)))
         runs_recovery.show(service, detail, moving=str(detail.status.state) in (*say.ACTIVE, *say.QUEUED))
+        runs_numbers.drift(detail, method)
         seconds = say.stage_seconds(detail)
         if seconds:
             total = theme.duration(sum(seconds.values()))

@@ -14,11 +14,10 @@ from pages._parts import theme
 from pages._parts.runs_board import act
 
 
-def show(service: Service, detail: RunDetail, *, pruned: bool, method: str) -> None:
-    """Table of all metrics; where there is no dense run, the offer of one; remarks; drift by layer."""
+def show(service: Service, detail: RunDetail, *, pruned: bool) -> None:
+    """Table of all metrics; where there is no dense run, the offer of one; remarks."""
     if not detail.metrics.empty:
         _table(service, detail, pruned=pruned)
-    _drift(detail, method)
 
 
 def _table(service: Service, detail: RunDetail, *, pruned: bool) -> None:
@@ -104,10 +103,16 @@ def _remarks_html(own: pd.DataFrame, detail: RunDetail) -> str:
     return "".join(theme.note(f"† {text}") for text in leaks) + "".join(theme.note(text) for text in others)
 
 
-def _drift(detail: RunDetail, method: str) -> None:
-    found: Any = (detail.results or {}).get("layer_errors")
+def drift(detail: RunDetail, method: str) -> None:
+    """Drift by layer; of a recovered model with what it was before."""
+    results: Any = detail.results or {}
+    found, before = results.get("layer_errors"), None
+    recovery = results.get("recovery")
+    later = recovery.get("layer_errors") if isinstance(recovery, dict) else None
+    if drift_rows(later):
+        found, before = later, found
     if drift_rows(found):
-        chart = layer_drift(found, method, dark=theme.dark())
+        chart = layer_drift(found, method, before=before, dark=theme.dark())
         st.plotly_chart(
             chart, theme=None, width="stretch", key="runs_drift", config=charts.config("drift by layer"),
             alt=charts.alt(chart),

@@ -41,8 +41,8 @@ def show(service: Service, detail: RunDetail, *, moving: bool) -> None:
     experiment = detail.experiment
     if experiment is None or experiment.recovery is None:
         return
-    found = (detail.results or {}).get("recovery") or {}
-    training = found.get("training") or {}
+    found = _mapping((detail.results or {}).get("recovery"))
+    training = _mapping(found.get("training"))
     began = bool(training) or (not moving and bool(service.recovery.curve(detail.status.id)))
     if not began:
         return
@@ -71,7 +71,7 @@ def _facts_html(training: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """How training went, in one quiet line; why it ended early, as a remark. '' where it did not end."""
     if not training:
         return '<p class="esp-fact">Training did not end. What it had reached is in the curve.</p>'
-    lines = f'<p class="esp-fact">{theme.html(" · ".join(_facts(training, found)))}</p>'
+    lines = "".join(f'<p class="esp-fact">{theme.html(" · ".join(words))}</p>' for words in _facts(training, found))
     if training.get("diverged"):
         lines += theme.note(
             f"Called off: {training['diverged']}. What was judged is the model of step {training.get('steps')}."
@@ -79,21 +79,38 @@ def _facts_html(training: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return lines
 
 
-def _facts(training: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    data = found.get("data") or {}
-    words = [f"{training.get('steps', 0):,} of {training.get('planned_steps', 0):,} steps"]
-    words += [f"ended {training['stopped']}"] if training.get("stopped") else []
-    words.append(say.took(float(training.get("seconds") or 0)))
-    words.append(f"{training.get('tokens', 0):,} learned tokens of {data.get('documents', 0):,} documents")
+def _facts(training: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What was learned, and how it was computed."""
+    data = _mapping(found.get("data"))
+    steps = f"{_whole(training, 'steps'):,} of {_whole(training, 'planned_steps'):,} steps"
+    words = [f"{steps}, ended {training['stopped']}" if training.get("stopped") else steps]
+    words.append(f"{_whole(training, 'tokens'):,} tokens learned from {_documents(data, 'documents')}")
     before, after = training.get("validation_before"), training.get("validation_after")
     if isinstance(before, float) and isinstance(after, float):
-        held = data.get("validation_documents", 0)
-        words.append(f"validation {before:.3f} → {after:.3f} nats a token, on {held:,} held-out documents")
-    rows = f"{training.get('micro_batch')} rows × {training.get('accumulation')}"
-    words.append(f"batches of {rows}, {training.get('precision')}")
-    words += ["activations computed again"] if training.get("gradient_checkpointing") else []
-    words.append(f"{theme.count(int(training.get('trained_parameters') or 0))} trained parameters")
-    return words
+        held = _documents(data, "validation_documents", "held-out ")
+        words.append(f"validation {before:.3f} → {after:.3f} nats a token on {held}")
+    seconds = training.get("seconds")
+    how = [f"trained for {say.took(float(seconds))}"] if isinstance(seconds, int | float) else []
+    how.append(f"{theme.count(_whole(training, 'trained_parameters'))} parameters")
+    how.append(f"micro-batches of {training.get('micro_batch')} rows, {training.get('accumulation')} a step")
+    how.append(str(training.get("precision")))
+    how += ["activations computed twice to save memory"] if training.get("gradient_checkpointing") else []
+    return words, how
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _whole(values: Mapping[str, Any], name: str) -> int:
+    """A count from a file that somebody may have edited."""
+    value = values.get(name)
+    return int(value) if isinstance(value, int | float) and value == value else 0
+
+
+def _documents(data: Mapping[str, Any], name: str, which: str = "") -> str:
+    number = _whole(data, name)
+    return f"{number:,} {which}document{'' if number == 1 else 's'}"
 
 
 # ----------------------------------------------------------------------------------------------------- before and after
@@ -117,18 +134,20 @@ def _table(service: Service, detail: RunDetail) -> None:
         for quality in qualities
         if quality.key in by_key
     )
-    head = "<th></th><th>pruned</th><th>recovered</th><th>gain ± standard error</th>"
+    head = '<th></th><th class="dense">pruned</th><th>recovered</th><th>gain</th>'
     head += '<th class="dense">came back</th>' if compared else ""
     st.html(f'<div class="esp-scroll"><table class="esp-table">{_tr(head)}{body}</table></div>{_key(rows, compared)}')
 
 
 def _row(row: pd.Series, quality: charts.Quality, mark: str, compared: bool) -> str:
     interval = charts_recovery.interval_words(row, quality)
+    early = theme.html(charts.measured(row["before"], row["before_stderr"], quality))
     cells = [
         f"<td>{theme.html(quality.label)}</td>",
-        f"<td>{theme.html(charts.measured(row['before'], row['before_stderr'], quality))}</td>",
-        f"<td>{theme.html(charts.measured(row['value'], row['stderr'], quality))}</td>",
-        f"<td>{theme.html(charts_recovery.gain_words(row, quality, mark))}"
+        f'<td class="dense">{early}</td>',
+        f"<td>{theme.html(charts.measured(row['value'], row['stderr'], quality))}"
+        f'<small class="narrow">from {early}</small></td>',
+        f'<td class="gain">{theme.html(charts_recovery.gain_words(row, quality, mark))}'
         f"<small>{theme.html(interval and f'95 %: {interval}')}</small></td>",
     ]
     if compared:
@@ -141,7 +160,10 @@ def _tr(cells: str) -> str:
 
 
 def _key(rows: pd.DataFrame, compared: bool) -> str:
-    words = ["▲ better, ▼ worse than before recovery at 5 %, corrected by Holm; single tasks are not marked."]
+    words = [
+        "Values ± standard error. ▲ better, ▼ worse than before recovery at 5 %, corrected by Holm;",
+        "single tasks are not marked.",
+    ]
     if rows["gain_paired"].any():
         words.append("A 95 % interval stands where the gain was taken on the same documents and windows.")
     if compared:

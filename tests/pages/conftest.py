@@ -40,13 +40,15 @@ def run_folder(home: Path) -> Callable[..., str]:
         removed: float = 0.2,
         events: Sequence[dict[str, Any]] = (),
         log: str = "",
+        recovery: dict[str, Any] | None = None,
         **ended: Any,
     ) -> str:
         nonlocal made
         made += 1
         run_id = f"20261123-2{made // 60:01d}{made % 60:02d}00-0a1b2c3d-t{made:03d}"
         folder = RunDirectory(home / "runs" / run_id)
-        experiment = Experiment.parse({"name": name, "pruning": pruning, "evaluation": EVALUATION, "device": "cpu"})
+        parts = {"pruning": pruning, "recovery": recovery, "evaluation": EVALUATION}
+        experiment = Experiment.parse({"name": name, **parts, "device": "cpu"})
         folder.write_experiment(experiment)
         time = f"2026-11-23T21:{made % 60:02d}:0"
         rows = [{"kind": "state", "state": "RUNNING"}, *events]
@@ -99,3 +101,38 @@ def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     made.pause()
     yield made
     close_service()
+
+
+@pytest.fixture
+def recovered(run_folder: Any, home: Path) -> Callable[..., str]:
+    """A complete run that was judged before and after recovery: `recovered("tuned", (33.0, 0.61))`."""
+
+    def make(name: str, after: tuple[float, float], *, kind: str = "lora", diverged: str = "", **rest: Any) -> str:
+        pruning = {"method": "taylor", "ratio": 0.3, "layers": [4, 25]}
+        run_id: str = run_folder(name, pruning, recovery={"kind": kind}, **rest)
+        folder = RunDirectory(home / "runs" / run_id)
+        content = folder.results() or {}
+        content["metrics"] += [{**metric, "stage": "recovered"} for metric in metrics(*after)]
+        content["timings"] |= {"recover": 120.0, "judge_recovered": 60.0}
+        training = {
+            "steps": 90, "planned_steps": 100, "seconds": 90.0, "tokens": 12_000, "stopped": "after 1.5 min, as set",
+            "validation_before": 4.5, "validation_after": 3.25, "diverged": diverged, "micro_batch": 4,
+            "accumulation": 2, "gradient_checkpointing": True, "precision": "float32", "trained_parameters": 2_081_792,
+        }  # fmt: skip
+        data = {"data": "<b>rows</b>.jsonl", "documents": 59, "validation_documents": 1}
+        content["recovery"] = {"training": training, "data": data, "layout": "per_layer"}
+        folder.write_results(content)
+        write_curve(folder)
+        return run_id
+
+    return make
+
+
+def write_curve(folder: RunDirectory) -> None:
+    """A training of two points, as it is written while it goes."""
+    folder.recovery_dir.mkdir()
+    points = [
+        {"step": 0, "seconds": 0.0, "tokens": 0, "loss": None, "rate": 0.0, "validation": 4.5},
+        {"step": 90, "seconds": 90.0, "tokens": 12_000, "loss": 3.0, "rate": 1e-5, "validation": 3.25},
+    ]
+    (folder.recovery_dir / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
