@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from core import board, estimate, history, pairs, presets, settings, talkers
+from core import board, estimate, history, origins, pairs, presets, settings, talkers
 from core import preview as previews
 from core.chat.client import ChatClient
 from core.data import corpora as texts
@@ -33,6 +33,7 @@ from core.pruning import registry
 from core.recoveries import Recoveries
 from core.storage.store import Store
 from core.studies import Studies
+from core.travel import Travel
 from core.views import ChatModel, Preview, RunDetail, StatusLine
 
 __all__ = [
@@ -74,6 +75,7 @@ class Service(ExportsOfRuns):
             raise
         self.recovery = Recoveries(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
+        self.travel = Travel(self._store, self.home, self.studies)
         self._notice = why or ("" if self._store.read_only else self._store.notice)
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
@@ -218,7 +220,7 @@ class Service(ExportsOfRuns):
         state = directory.status().state
         if not state.finished:
             raise QueueError(f"Run {run_id} is {state}.", "Cancel it first, or wait until it is over.")
-        return self.submit([directory.experiment()])[0]
+        return self.submit([origins.experiment_to_run(directory)])[0]
 
     def delete(self, run_id: str) -> None:
         """Remove a run with all its files. QueueError while it is worked on."""

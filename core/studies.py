@@ -18,6 +18,7 @@ from core import settings
 from core.errors import EspalierError, ExperimentError, InputError, Problem, UnknownNameError
 from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, new_run_id, to_json, write_atomic
+from core.origins import distrusted, study_came
 from core.preview import Setting, problem_of, problems_of, settle
 from core.storage.store import FINISHED, Store
 from core.study import Planned, Study, expand, key_of, shipped
@@ -150,22 +151,23 @@ class Studies:
         """
         queue = self._owner() if by is None else by
         there = self._hashes()
-        wanted: list[tuple[Planned, Setting]] = []
+        wanted: list[Setting] = []
         problems: list[Problem] = []
         works = False
+        foreign = study_came(self._home, study.id)
         for run in expand(study).runs:
-            setting, wrong = _settled(run.experiment)
+            setting, wrong = _settled(distrusted(run.experiment) if foreign else run.experiment)
             problems += wrong
             if setting is None:
                 continue
             works = True
             if setting.hash not in there:
                 there.add(setting.hash)
-                wanted.append((run, setting))
+                wanted.append(setting)
         if not works:
             raise ExperimentError.of(list(dict.fromkeys(problems)))
         self.save(study)
-        return [self._enqueue(queue, study.id, run, setting) for run, setting in wanted]
+        return [self._enqueue(queue, study.id, setting) for setting in wanted]
 
     def stop(self, study: Study, by: Queueing | None = None) -> list[str]:
         """Cancel the runs that this study queued and that are not over, the last first; returns their ids."""
@@ -240,11 +242,11 @@ class Studies:
         return {str(hash_) for hash_, run_id, state in self._store.rows(query, [list(_THERE)])
                 if self._live(run_id, state) in _THERE}  # fmt: skip
 
-    def _enqueue(self, queue: Queueing, study_id: str, run: Planned, setting: Setting) -> str:
+    def _enqueue(self, queue: Queueing, study_id: str, setting: Setting) -> str:
         run_id = new_run_id(setting.hash)
         directory = RunDirectory.of(self._home / "runs", run_id)
         write_atomic(directory.study_file, to_json({"v": 1, "study": study_id}))
-        directory.write_experiment(run.experiment)
+        directory.write_experiment(setting.experiment)
         queue.enqueue(run_id, hash=setting.hash, resolved=setting.resolved())
         return run_id
 

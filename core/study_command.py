@@ -1,4 +1,4 @@
-"""`python -m core study list | show | run | status | stop`: studies from a terminal.
+"""`python -m core study list | show | run | status | stop | pack | import | remove`: studies from a terminal.
 
 Where the app owns the queue, `run` and `stop` leave word for it in the runs' files; where nobody does, `run` owns it
 until the study is over.
@@ -25,7 +25,7 @@ POLL_S = 1.0
 
 def add(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
-    study = commands.add_parser("study", help="many runs as one: list, show, run, status, stop")
+    study = commands.add_parser("study", help="many runs as one: list, show, run, status, stop, pack, import, remove")
     actions = study.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="studies that come with Espalier, and those of this home").set_defaults(
         function=_list
@@ -39,6 +39,15 @@ def add(commands: Any) -> None:
     status = _action(actions, "status", _status, "which of its runs are where")
     status.add_argument("--json", action="store_true", help="as JSON")
     _action(actions, "stop", _stop, "cancel its runs that wait or run")
+    pack = _action(actions, "pack", _pack, "write what its runs came to, all but weights, as one file")
+    pack.add_argument("-o", "--out", metavar="FILE", help="where (default: NAME.parquet)")
+    details = "of each document whether it was right (default), every log-likelihood too, or nothing"
+    pack.add_argument("--documents", choices=("outcomes", "full", "none"), default="outcomes", help=details)
+    pack.add_argument("--origin", metavar="TEXT", default="", help="a line that says who measured it, and where")
+    taken = actions.add_parser("import", help="unpack a packed study: its runs can be read, and never change")
+    taken.add_argument("file", metavar="FILE.parquet", help="what `study pack` wrote")
+    taken.set_defaults(function=_import)
+    _action(actions, "remove", _remove, "take an imported study back, with the runs that came with it")
 
 
 def _action(actions: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -175,6 +184,41 @@ def _stop(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _pack(options: argparse.Namespace) -> int:
+    service = _shown()
+    try:
+        study = study_of(service, options.study)
+        out = Path(options.out or f"{study.id}.parquet")
+        packed = service.travel.pack(study, out, options.documents, options.origin)
+    finally:
+        service.close()
+    missing = f" {packed.missing} of the study are not over." if packed.missing else ""
+    print(f"{packed.runs} runs in {packed.file}, {_bytes(packed.bytes)}.{missing}")
+    return DONE
+
+
+def _import(options: argparse.Namespace) -> int:
+    service = _shown()
+    try:
+        found = service.travel.take_in(Path(options.file))
+    finally:
+        service.close()
+    before = f" {found.here_before} were here before." if found.here_before else ""
+    where = f" on {', '.join(found.devices)}" if found.devices else ""
+    print(f"{len(found.runs)} runs of {found.name}{where}.{before} `study remove {found.study}` takes them back.")
+    return DONE
+
+
+def _remove(options: argparse.Namespace) -> int:
+    service = _shown()
+    try:
+        found = service.travel.remove(service.studies.find(options.study).id)
+    finally:
+        service.close()
+    print(f"{found.name} is gone, with {len(found.runs)} runs that came with it.")
+    return DONE
+
+
 def _table(rows: "pd.DataFrame") -> None:
     records: Sequence[dict[Any, Any]] = rows.to_dict("records")
     for row in records:
@@ -188,4 +232,6 @@ def _time(seconds: float) -> str:
 
 
 def _bytes(count: float) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -238,7 +238,8 @@ class RunDirectory:
 
     # --- stages and results
 
-    def _stage_file(self, name: str) -> Path:
+    def stage_file(self, name: str) -> Path:
+        """Where a finished stage's word stands. InputError for a name that cannot be one."""
         safe = quote(name, safe="")
         if not name or len(safe) > 200:
             raise InputError(f"{name!r} cannot be the name of a stage.", "Use 1 to 200 characters.")
@@ -246,7 +247,7 @@ class RunDirectory:
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, or None if it is not finished."""
-        return read_json(self._stage_file(name))
+        return read_json(self.stage_file(name))
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """All finished stages by name, in the order in which they finished."""
@@ -263,7 +264,7 @@ class RunDirectory:
 
     def write_stage(self, name: str, content: Mapping[str, Any]) -> None:
         """Mark a stage as finished, with what it found."""
-        write_atomic(self._stage_file(name), to_json({"v": 1, "stage": name, "finished": now_iso(), **content}))
+        write_atomic(self.stage_file(name), to_json({"v": 1, "stage": name, "finished": now_iso(), **content}))
 
     def results(self) -> dict[str, Any] | None:
         """results.json, or None while there is none."""

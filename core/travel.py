@@ -1,0 +1,425 @@
+"""Studies that travel: packed into one file without weights, unpacked elsewhere as runs that never change. No torch.
+
+What was unpacked lies in files like everything else: a folder a run, the study's YAML, and `studies/<id>.import.json`,
+which says which runs came from where and when. So the store equals its files as ever, and an import can be taken back
+as a whole and made again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core import __version__
+from core.errors import EspalierError, InputError, QueueError
+from core.experiment import Experiment
+from core.jobs.rundir import RunDirectory, is_run_id, read_json, to_json, write_atomic
+from core.jobs.status import from_iso, now_iso
+from core.origins import RECORD, came
+from core.recovery.curve import FILE as CURVE
+from core.storage import archive
+from core.storage.archive import Archive, Contents
+from core.storage.store import Store
+from core.studies import SUFFIX, Studies
+from core.study import Study
+
+FORMAT = 1
+PACKED_STATES = ("COMPLETE", "FAILED")
+OFFERED = ".offered.json"
+_STAGING = ".importing-"
+_METRIC = ("stage", "task", "metric", "value", "stderr", "n")
+_ADVICE = "Nothing was imported."
+_writing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What went into a file: runs by state, and runs of the study that have nothing to pack yet."""
+
+    file: Path
+    bytes: int
+    runs: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Import:
+    """A study that came from another machine. `runs` are those that came with it, not what was here before."""
+
+    study: str
+    name: str
+    imported: str
+    file: str
+    sha256: str
+    origin: str = ""
+    packed: str = ""
+    espalier: str = ""
+    devices: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
+    here_before: int = 0
+    wrote_study: bool = True
+
+
+class Travel:
+    """A room of the service (core/service.py). Safe to call from many threads at once."""
+
+    def __init__(self, store: Store, home: Path, studies: Studies) -> None:
+        self._store, self._home, self._studies = store, home, studies
+        self._known: tuple[tuple[Any, ...], list[Import]] = ((), [])
+
+    # --- away
+
+    def pack(self, study: Study, file: Path, documents: str = "outcomes", origin: str = "") -> Packed:
+        """Write what the study's runs came to, all but weights and logs, as one file. InputError where nothing has.
+
+        documents: "outcomes" (whether each was right, and its score), "full" (every choice's log-likelihood, too), or
+        "none". origin: a line that says who measured it, shown where it is imported.
+        """
+        if documents not in archive.DETAILS:
+            raise InputError(f"documents is {documents!r}.", f"Choose one of {', '.join(archive.DETAILS)}.")
+        rows = self._studies.status(study).rows
+        ended = rows[rows["state"].isin(PACKED_STATES)]
+        directories = [RunDirectory.of(self._home / "runs", run_id) for run_id in ended["run_id"]]
+        if not directories:
+            raise InputError(f"No run of {study.name} is over.", "Run it first: there is nothing to pack.")
+        about = {"format": FORMAT, "study": study.id, "name": study.name, "origin": origin[:500],
+                 "packed": now_iso(), "espalier": __version__}  # fmt: skip
+        things: list[dict[str, Any]] = [
+            {"kind": "archive", "text": _json(about)},
+            {"kind": "study", "name": study.name, "text": study.to_yaml()},
+        ]
+        for directory in directories:
+            things += _things_of(directory)
+        samples = {each.id: each.samples_file for each in directories if each.samples_file.is_file()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".packing-", suffix=".parquet", dir=file.parent)
+        os.close(handle)
+        try:
+            archive.write(Path(temporary), things, samples, documents)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(file)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return Packed(file, file.stat().st_size, len(directories), len(rows) - len(directories))
+
+    # --- and back
+
+    def take_in(self, file: Path, name: str = "") -> Import:
+        """Unpack a file into this home, all of it or nothing; runs that are here already stay as they are.
+
+        name: what the file is called, if not by its path. InputError says why a file is refused.
+        """
+        with _writing:
+            self._clear_staging()
+            staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=_made(self._home / "runs")))
+            try:
+                own = staging / "archive.parquet"  # a name without surprises, that nobody swaps meanwhile
+                archive.copy_bounded(file, own)
+                with Archive(own, staging) as opened:
+                    found = self._unpack(opened, staging, name or file.name)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            self._store.sync(self._home)
+        return found
+
+    def take_in_once(self, file: Path) -> Import | None:
+        """Unpack a file that comes with Espalier, the first time this home sees it; None afterwards, or without it.
+
+        So one that was taken back stays away until somebody imports it again.
+        """
+        if not file.is_file():
+            return None
+        mark = hashlib.sha256(file.read_bytes()).hexdigest()
+        path = self._home / "studies" / OFFERED
+        seen = read_json(path) or {}
+        if mark in seen:
+            return None
+        found = self.take_in(file)
+        write_atomic(path, to_json({**seen, mark: now_iso()}))
+        return found
+
+    def remove(self, study_id: str) -> Import:
+        """Take an import back: its runs with their files, and the study where it came along. InputError without one."""
+        found = next((each for each in self.all() if each.study == study_id), None)
+        if found is None:
+            raise InputError(f"No study {study_id!r} was imported.", "Choose one from the list.")
+        with _writing:
+            for run_id in found.runs:
+                directory = RunDirectory.of(self._home / "runs", run_id)
+                if directory.worker_lives():  # it was deleted, and a run of that name is at work: not ours
+                    raise QueueError(f"Run {run_id} is running.", "Cancel it first.")
+                if came(directory):
+                    gone = directory.path.rename(self._home / "runs" / f".deleted-{run_id}")
+                    shutil.rmtree(gone, ignore_errors=True)
+            if found.wrote_study:
+                (self._home / "studies" / f"{study_id}{SUFFIX}").unlink(missing_ok=True)
+            (self._home / "studies" / f"{study_id}{RECORD}").unlink(missing_ok=True)
+            self._store.sync(self._home)
+        return found
+
+    def all(self) -> list[Import]:
+        """What was imported, the newest first."""
+        folder = self._home / "studies"
+        try:
+            files = sorted(folder.glob(f"*{RECORD}"))
+            stamp = tuple((path.name, path.stat().st_mtime_ns) for path in files)
+        except OSError:
+            return []
+        if self._known[0] != stamp:
+            read = [found for path in files if (found := _read_record(path)) is not None]
+            self._known = stamp, sorted(read, key=lambda each: each.imported, reverse=True)
+        return self._known[1]
+
+    def of_run(self, run_id: str) -> Import | None:
+        """The import that a run came with; None for a run of this machine."""
+        return next((each for each in self.all() if run_id in each.runs), None)
+
+    def runs(self) -> dict[str, Import]:
+        """Every run that came from elsewhere."""
+        return {run_id: each for each in self.all() for run_id in each.runs}
+
+    # --- inside
+
+    def _unpack(self, opened: Archive, staging: Path, name: str) -> Import:
+        contents = opened.contents()
+        about, study, experiments = _checked(contents)
+        here = {run_id for run_id in experiments if (self._home / "runs" / run_id).exists()}
+        new = [run_id for run_id in experiments if run_id not in here]
+        devices: Counter[str] = Counter()
+        packages: dict[str, str] = {}
+        study, wrote = self._place_for(study)
+        with _bad_content():
+            for run_id in new:
+                environment = _write_run(
+                    RunDirectory(staging / run_id), contents, run_id, study.id, experiments[run_id]
+                )
+                devices.update(filter(None, [_text(environment.get("device_name"))]))
+                packages |= {str(k)[:60]: str(v)[:60] for k, v in _mapping(environment.get("packages")).items()}
+        places = {run: staging / run / "samples.parquet" for run in contents.documents if run in new}
+        opened.write_samples(places)
+        before = next((each for each in self.all() if each.study == study.id), None)
+        kept = [run for run in before.runs if run in here] if before is not None else []
+        found = Import(
+            study=study.id,
+            name=study.name,
+            imported=now_iso(),
+            file=name[:200],
+            sha256=hashlib.sha256(opened.file.read_bytes()).hexdigest(),
+            origin=_text(about.get("origin")) or "",
+            packed=_text(about.get("packed")) or "",
+            espalier=_text(about.get("espalier")) or "",
+            devices=tuple(each for each, _ in devices.most_common(8)) or (before.devices if before else ()),
+            packages=packages or (before.packages if before else {}),
+            runs=(*kept, *new),
+            here_before=len(here) - len(kept),
+            wrote_study=wrote or (before is not None and before.wrote_study),
+        )
+        os.sync()
+        # The record first: a crash in between leaves runs that are known to be imported, and the rest for next time.
+        if wrote:
+            self._studies.save(study)
+        write_atomic(self._home / "studies" / f"{study.id}{RECORD}", to_json({"v": 1, **asdict(found)}))
+        for run_id in new:
+            with contextlib.suppress(FileExistsError):
+                (staging / run_id).rename(self._home / "runs" / run_id)
+        return found
+
+    def _place_for(self, study: Study) -> tuple[Study, bool]:
+        """The study under a name that is free here, or taken by the same study; and whether it is to be written."""
+        known = {each.id: each for each in self._studies.all()}
+        for title in (study.name, *(f"{study.name[:100]} (imported{more})" for more in ("", *map(str, range(2, 100))))):
+            mine = study.model_copy(update={"name": title})
+            there = known.get(mine.id)
+            if there is None:
+                return mine, True
+            if there == mine:
+                return there, False
+        raise InputError(f"There are too many studies called {study.name}.", "Remove some.")
+
+    def _clear_staging(self) -> None:
+        for old in (self._home / "runs").glob(f"{_STAGING}*"):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- packing
+
+
+def _things_of(directory: RunDirectory) -> Iterator[dict[str, Any]]:
+    run_id, status = directory.id, directory.status()
+    results = dict(directory.results() or {})
+    metrics = results.pop("metrics", None) or []
+    yield {"kind": "run", "run": run_id, "name": directory.experiment().name,
+           "text": directory.experiment_file.read_text(encoding="utf-8")}  # fmt: skip
+    before = directory.read_state() or {}
+    state = {
+        **{name: getattr(status, name) for name in ("state", "created", "started", "finished", "reason", "advice")},
+        "hash": status.hash,
+        "resolved": before.get("resolved"),
+        "stages": {
+            name: {key: content.get(key) for key in ("finished", "seconds")}
+            for name, content in directory.stages().items()
+        },
+    }
+    yield {"kind": "state", "run": run_id, "text": _json(state)}
+    if results:
+        yield {"kind": "results", "run": run_id, "text": _json(results)}
+    for metric in metrics:
+        rest = {key: value for key, value in metric.items() if key not in _METRIC}
+        yield {"kind": "metric", "run": run_id, **{key: metric.get(key) for key in _METRIC}, "text": _json(rest)}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        yield {"kind": "curve", "run": run_id, "text": (directory.recovery_dir / CURVE).read_text(encoding="utf-8")}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ----------------------------------------------------------------------------------------------------------- unpacking
+
+
+def _checked(contents: Contents) -> tuple[Mapping[str, Any], Study, dict[str, Experiment]]:
+    """Where it comes from, the study, and each run's experiment: whatever of it is not as it should be is refused."""
+    abouts, studies, runs = contents.of("archive"), contents.of("study"), contents.of("run")
+    if len(abouts) != 1 or len(studies) != 1 or not runs:
+        raise InputError("The file holds no study, or more than one.", _ADVICE)
+    about = _object(abouts[0]["text"], "what it says of itself")
+    if about.get("format") != FORMAT:
+        raise InputError(f"The file is of format {about.get('format')!r}; this Espalier reads {FORMAT}.",
+                         "Update Espalier.")  # fmt: skip
+    try:
+        study = Study.from_yaml(str(studies[0]["text"]))
+    except EspalierError as error:
+        raise InputError(f"Its study cannot be read: {error}", _ADVICE) from error
+    experiments: dict[str, Experiment] = {}
+    for row in runs:
+        run_id = str(row["run"])
+        if not is_run_id(run_id) or run_id in experiments:
+            raise InputError(f"The file has a run called {run_id[:80]!r}.", _ADVICE)
+        try:
+            experiments[run_id] = Experiment.from_yaml(str(row["text"]))
+        except EspalierError as error:
+            raise InputError(f"The experiment of run {run_id} cannot be read: {error}", _ADVICE) from error
+    strangers = {row["run"] for row in contents.things if row["run"] is not None} | contents.documents.keys()
+    if strangers - experiments.keys():
+        raise InputError("The file has numbers of runs that it does not hold.", _ADVICE)
+    return about, study, experiments
+
+
+def _write_run(
+    directory: RunDirectory, contents: Contents, run_id: str, study: str, experiment: Experiment
+) -> Mapping[str, Any]:
+    """Write a run's folder as its worker left it, but for weights and log; returns results.json's environment."""
+    mine = [row for row in contents.things if row["run"] == run_id]
+    texts = {kind: [row["text"] for row in mine if row["kind"] == kind] for kind in ("state", "results", "curve")}
+    if len(texts["state"]) != 1 or len(texts["results"]) > 1 or len(texts["curve"]) > 1:
+        raise InputError(f"Run {run_id} is not whole.", _ADVICE)
+    state = _object(texts["state"][0], f"the state of run {run_id}")
+    if state.get("state") not in PACKED_STATES:
+        raise InputError(f"Run {run_id} is said to be {state.get('state')!r}.", _ADVICE)
+    results = _object(texts["results"][0], f"the results of run {run_id}") if texts["results"] else {}
+    directory.path.mkdir()
+    _put(directory.experiment_file, next(str(row["text"]) for row in mine if row["kind"] == "run"))
+    _put(directory.study_file, to_json({"v": 1, "study": study, "imported": True}))
+    times = {name: _time(state.get(name)) for name in ("created", "started", "finished")}
+    begun = times["started"] or times["created"] or now_iso()
+    waiting = {"v": 1, "created": times["created"] or begun, "state": "WAITING", "time": times["created"] or begun,
+               "attempt": 1, "reason": "", "advice": "", "hash": _text(state.get("hash")) or "",
+               "resolved": dict(_mapping(state.get("resolved")))}  # fmt: skip
+    _put(directory.state_file, to_json(waiting))
+    ended = {"state": state["state"], "reason": _text(state.get("reason")) or "",
+             "advice": _text(state.get("advice")) or ""}  # fmt: skip
+    events = [(begun, {"state": "RUNNING"}), (times["finished"] or begun, ended)]
+    lines = [
+        json.dumps({"v": 1, "seq": place, "attempt": 1, "time": time, "kind": "state", **what}, ensure_ascii=False)
+        for place, (time, what) in enumerate(events, 1)
+    ]
+    _put(directory.events_file, "\n".join(lines) + "\n")
+    _put(directory.log_file, "This run was made on another machine; its log stayed there.\n")
+    for name, content in _mapping(state.get("stages")).items():
+        # Without the numbers and their keys: no run on this machine takes a part of its evaluation from here.
+        known = {"finished": _time(_mapping(content).get("finished")), "seconds": _mapping(content).get("seconds")}
+        path = directory.stage_file(str(name))
+        path.parent.mkdir(exist_ok=True)
+        _put(path, to_json({"v": 1, "stage": str(name), "attempt": 1, "imported": True, **known}))
+    if results:
+        metrics = [
+            {key: row[key] for key in _METRIC} | _object(row["text"], f"a number of run {run_id}")
+            for row in mine
+            if row["kind"] == "metric"
+        ]
+        _put(
+            directory.results_file,
+            to_json({**results, "run_id": run_id, "experiment": experiment.to_dict(), "metrics": metrics}),
+        )
+    if texts["curve"]:
+        directory.recovery_dir.mkdir()
+        _put(directory.recovery_dir / CURVE, str(texts["curve"][0]))
+    return _mapping(results.get("environment"))
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _bad_content() -> Iterator[None]:
+    """What no file system or encoding takes is the file's fault."""
+    try:
+        yield
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise InputError(f"The file holds what cannot be written ({type(error).__name__}).", _ADVICE) from error
+
+
+def _object(text: Any, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(str(text))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"In the file, {what} cannot be read.", _ADVICE)
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value[:2000] if isinstance(value, str) and value else None
+
+
+def _time(value: Any) -> str | None:
+    try:
+        return value if from_iso(value) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _read_record(path: Path) -> Import | None:
+    content = read_json(path) or {}
+    runs = content.get("runs")
+    if content.get("study") != path.name.removesuffix(RECORD) or not isinstance(runs, list):
+        return None
+    known: dict[str, Any] = {name: content[name] for name in Import.__dataclass_fields__ if name in content}
+    known |= {
+        "runs": tuple(run for run in runs if isinstance(run, str) and is_run_id(run)),
+        "devices": tuple(map(str, content.get("devices") or ())),
+    }
+    try:
+        return Import(**known)
+    except TypeError:
+        return None
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
