@@ -92,6 +92,12 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "--dtype", default="", help="float32, float16, bfloat16; for GGUF also q8_0, q4_0 (default: as stored)"
     )
+    export.add_argument(
+        "--stage",
+        choices=("pruned", "recovered"),
+        default="",
+        help="which model of a run with recovery (default: the last)",
+    )
     export.add_argument("--out", metavar="DIR", help="where it goes (default: export/ in the run's folder)")
     export.add_argument("--push", metavar="REPO", help="upload it to this repository of a model hub, too")
     export.add_argument("--public", action="store_true", help="make that repository public, if it is made new")
@@ -294,11 +300,14 @@ def _export(options: argparse.Namespace) -> int:
 
     if (options.run is None) == (options.model is None):
         raise InputError("Nothing, or two things, to export.", "Give a RUN, or --model NAME.")
+    if options.stage and options.run is None:
+        raise InputError("--stage is of a run, and a dense model has none.", "Leave it out.")
     run = find_run(options.run, home()) if options.run is not None else None
     out = Path(options.out) if options.out else None
     order = Order(
-        run, options.model, options.to, options.dtype, out, options.push, not options.public, options.trust_remote_code
-    )
+        run, options.model, options.to, options.dtype, out, options.push, not options.public, options.trust_remote_code,
+        options.stage,
+    )  # fmt: skip
     try:
         with ended_by_signals() as check, _Bar() as bar:
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from core import board
 from core.jobs import exporting
+from core.jobs.export_source import both_stages
 from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.supervisor import Supervisor
 
@@ -16,18 +17,22 @@ class ExportsOfRuns:
     def _owner(self) -> Supervisor:
         raise NotImplementedError
 
-    def export_choices(self, run_id: str) -> list[ExportChoice]:
-        """Forms in which a complete run's model can be exported; none where it kept no model."""
-        return exporting.choices(board.existing(self.home, run_id))
+    def export_stages(self, run_id: str) -> tuple[str, ...]:
+        """`recovered` and `pruned` where a run keeps both models; else nothing."""
+        return both_stages(board.existing(self.home, run_id))
+
+    def export_choices(self, run_id: str, stage: str = "") -> list[ExportChoice]:
+        """Forms in which a run's model, by default the last, can be exported; none where it kept no model."""
+        return exporting.choices(board.existing(self.home, run_id), stage)
 
     def exports(self, run_id: str) -> list[ExportStatus]:
         """Exports of a run, running and done."""
         return exporting.exports(board.existing(self.home, run_id))
 
-    def start_export(self, run_id: str, format_: str, dtype: str) -> None:
+    def start_export(self, run_id: str, format_: str, dtype: str, stage: str = "") -> None:
         """Export in a process of its own; `exports` says where it stands."""
         self._owner()
-        exporting.start(board.existing(self.home, run_id), self.home, format_, dtype)
+        exporting.start(board.existing(self.home, run_id), self.home, format_, dtype, stage)
 
     def cancel_export(self, run_id: str, name: str) -> None:
         """Ask a running export (`gguf-q8_0`) to stop."""

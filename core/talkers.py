@@ -1,4 +1,4 @@
-"""Models that can be talked to: dense ones that are on this machine, then saved runs."""
+"""Models that can be talked to: dense ones that are on this machine, then saved runs, before and after recovery."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,22 +6,29 @@ from pathlib import Path
 import pandas as pd
 
 from core import estimate
+from core.chat.client import PRUNED
 from core.errors import EspalierError
 from core.experiment import Experiment
 from core.models import catalogue
 from core.views import ChatModel
 
+OVER = ("FAILED", "CANCELLED")
+
 
 def of(home: Path, runs: pd.DataFrame, offline: Iterable[str]) -> list[ChatModel]:
-    """Dense models by name (`offline`, then those of complete runs), then the saved models of `runs`, newest first."""
+    """Dense models by name (`offline`, then those of complete runs), then the saved models of `runs`, newest first.
+
+    Of a run with recovery both; of one whose recovery failed, the pruned one, once it was judged.
+    """
     complete = runs[runs.state == "COMPLETE"]
     names = list(offline)
     names += [name for name in complete.model.dropna().unique() if name not in names]
     dense = [_dense_model(name) for name in names]
-    pruned = complete[complete.method.notna()]
-    rows = zip(pruned["id"], pruned["name"], pruned["params_after"], pruned["bytes"], strict=True)
-    saved = [_saved_model(home, *row) for row in rows]
-    return [model for model in (*dense, *saved) if model is not None]
+    judged = runs.state.isin(OVER) & runs.recovery.notna() & runs.params_after.notna()
+    pruned = runs[runs.method.notna() & (runs.state.eq("COMPLETE") | judged)]
+    columns = (pruned[name] for name in ("id", "name", "params_after", "bytes", "recovery", "state"))
+    saved = [model for row in zip(*columns, strict=True) for model in _saved_models(home, *row)]
+    return [*(model for model in dense if model is not None), *saved]
 
 
 def _dense_model(name: str) -> ChatModel | None:
@@ -34,9 +41,16 @@ def _dense_model(name: str) -> ChatModel | None:
     return ChatModel(f"dense:{name}", f"{source.title}, dense", source.architecture.params, size, None, choice)
 
 
-def _saved_model(home: Path, run_id: str, name: str, params: float, size: float) -> ChatModel | None:
-    folder = home / "runs" / run_id / "model"
-    if not (folder / "config.json").is_file():
-        return None
+def _saved_models(
+    home: Path, run_id: str, name: str, params: float, size: float, recovery: str | None, state: str
+) -> list[ChatModel]:
+    """The last model first: its key is the run's id."""
+    folder = home / "runs" / run_id
     counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size))
-    return ChatModel(run_id, name, counted, stored, folder, None, run_id)
+    if pd.isna(recovery):
+        wanted = [(run_id, name, folder / "model")]
+    else:
+        wanted = [(run_id, f"{name}, recovered", folder / "recovered")] if state == "COMPLETE" else []
+        wanted.append((f"{run_id}{PRUNED}", f"{name}, before recovery", folder / "model"))
+    there = [each for each in wanted if (each[2] / "config.json").is_file()]
+    return [ChatModel(key, title, counted, stored, path, None, run_id) for key, title, path in there]

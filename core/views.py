@@ -102,7 +102,7 @@ class ChatModel:
     """A model that can be talked to: the dense one, or a saved run."""
 
     key: str
-    """Stable and URL-safe: `dense:<model name>` or the run's id."""
+    """Stable and URL-safe: `dense:<model name>`, the run's id, or `<run's id>:pruned` for what was before recovery."""
     title: str
     params: int
     bytes: int

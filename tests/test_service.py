@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.errors import ExperimentError, InputError, QueueError
+from core.errors import ExperimentError, InputError, ModelError, QueueError
 from core.experiment import Experiment
 from core.jobs import pipeline
 from core.jobs.rundir import RunDirectory
@@ -337,6 +337,33 @@ def test_models_to_talk_to_are_the_dense_one_and_saved_runs_that_are_there(shown
     dense, saved = shown.chat_models()
     assert dense.params == 134_515_008
     assert (saved.key, saved.path, saved.title) == (run_id, folder, "<b>small</b>")
+
+
+def test_a_recovered_run_can_be_talked_to_before_and_after_and_a_failed_recovery_leaves_what_was_before(shown):
+    tuned = pruned(name="tuned").with_changes({"recovery": {"kind": "lora"}})
+    after, failed = finished_run(shown, tuned, number=1), finished_run(shown, tuned, number=2, state="FAILED")
+    for run_id in (after, failed):
+        for name in ("model", "recovered"):
+            folder = shown.home / "runs" / run_id / name
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+    judged = RunDirectory.of(shown.home / "runs", failed)
+    assert [model.run_id for model in shown.chat_models()[1:]] == [after, after]  # nothing was judged yet
+    judged.write_results({"schema": 1, "environment": {}, "pruning": {"params_after": 10}, "metrics": []})
+    shown._store.ingest(judged.path)
+    found = {model.key: (model.title, model.path.name, model.run_id) for model in shown.chat_models()[1:]}
+    assert found == {
+        after: ("tuned, recovered", "recovered", after),
+        f"{after}:pruned": ("tuned, before recovery", "model", after),
+        f"{failed}:pruned": ("tuned, before recovery", "model", failed),
+    }
+    client = shown.chat_client()
+    folder = shown.home / "runs" / after
+    sources = [client.source(key).directory for key in (after, f"{after}:pruned")]
+    assert sources == [str(folder / "recovered"), str(folder / "model")]
+    assert client.source("../runs:pruned").directory is None  # no id, so no folder of a run
+    with pytest.raises(ModelError, match="no saved model"):
+        client.source(f"{finished_run(shown, tuned, number=3)}:pruned")
 
 
 def test_many_threads_may_ask_at_once(paused):

@@ -50,6 +50,8 @@ log = logging.getLogger("espalier.chat")
 POLL = 0.2
 """Seconds between two events of a stream where the worker says nothing: how long a listener is kept without a word."""
 DENSE = "dense:"
+PRUNED = ":pruned"
+"""Behind a run's id: its model before recovery."""
 
 
 SPIN = "10000"
@@ -126,14 +128,17 @@ class ChatClient:
     def source(self, key: str, title: str = "") -> Source:
         """Where the model `key` comes from.
 
-        `dense:<model name>`, a run's id, a hub id or a folder. ModelError if nowhere.
+        `dense:<model name>`, a run's id (the model after recovery, if it has that), `<run's id>:pruned` (before it), a
+        hub id or a folder. ModelError if nowhere.
         """
         if key.startswith(DENSE):
             name = key.removeprefix(DENSE)
             return Source(key=key, title=title or name, name=name)
-        folder = self._home / "runs" / key / "model"
-        if Path(key).name == key and (self._home / "runs" / key).is_dir():
-            if not (folder / "config.json").is_file():
+        run = self._home / "runs" / key.removesuffix(PRUNED)
+        if Path(key).name == key and run.is_dir():
+            found = [run / "model"] if key.endswith(PRUNED) else [run / "recovered", run / "model"]
+            folder = next((each for each in found if (each / "config.json").is_file()), None)
+            if folder is None:
                 raise ModelError(f"Run {key} has no saved model.", "Its weights were not kept, or it has not finished.")
             return Source(key=key, title=title or key, directory=str(folder))
         if not key.strip():

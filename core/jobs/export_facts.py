@@ -38,15 +38,16 @@ def model_title(name: str) -> str:
     return _HUB_NAMES.get(name, name).rstrip("/").rpartition("/")[2]
 
 
-def title_of(run: RunDirectory | None, model: str | None) -> str:
-    """What the export is called: model and run, or the model."""
+def title_of(run: RunDirectory | None, model: str | None, stage: str = "") -> str:
+    """What the export is called: model and run, or the model. stage: which model of a run with recovery."""
     if run is None:
         return model_title(str(model))
     experiment = run.experiment()
     name = model_title(experiment.model.name)
     if experiment.pruning is None:
         return name
-    return f"{name}, {experiment.name or f'{experiment.pruning.method} {experiment.pruning.ratio * 100:g} %'}"
+    title = f"{name}, {experiment.name or f'{experiment.pruning.method} {experiment.pruning.ratio * 100:g} %'}"
+    return f"{title}, {stage}" if stage else title
 
 
 def hub_id(name: str) -> str | None:
@@ -61,17 +62,19 @@ def licence(name: str) -> str | None:
     return next((entry.license for entry in entries() if entry.name == name), None)
 
 
-def gguf_about(run: RunDirectory | None, model: str | None) -> dict[str, str]:
+def gguf_about(run: RunDirectory | None, model: str | None, stage: str = "") -> dict[str, str]:
     """Values of `general.*` in a GGUF file."""
     name = run.experiment().model.name if run is not None else str(model)
-    about = {"name": title_of(run, model)}
+    about = {"name": title_of(run, model, stage)}
     if (known := licence(name)) is not None:
         about["license"] = known.lower()
     return about
 
 
-def card_facts(run: RunDirectory | None, model: str | None, source: Path, exported: Exported, title: str) -> CardFacts:
-    """Everything the card says of this export."""
+def card_facts(
+    run: RunDirectory | None, model: str | None, source: Path, exported: Exported, title: str, stage: str = ""
+) -> CardFacts:
+    """Everything the card says of this export. stage: which model of a run with recovery it is."""
     experiment = run.experiment() if run is not None else None
     results: Mapping[str, Any] = (run.results() if run is not None else None) or {}
     name = experiment.model.name if experiment is not None else str(model)
@@ -86,7 +89,8 @@ def card_facts(run: RunDirectory | None, model: str | None, source: Path, export
         architecture=exported.architecture,
         params=architecture.params,
         engines=loads_in(architecture, _pattern(experiment)),
-        metrics=list(results.get("metrics") or ()),
+        metrics=[each for each in results.get("metrics") or () if not stage or each.get("stage") in (stage, "dense")],
+        recovery=_recovery_words(experiment, results, stage),
         dense=_dense(run, results) if run is not None else {},
         checks=exported.checks,
         notes=exported.notes,
@@ -96,6 +100,27 @@ def card_facts(run: RunDirectory | None, model: str | None, source: Path, export
         version=__version__,
         **_cut(experiment, results),
     )
+
+
+def _recovery_words(experiment: Experiment | None, results: Mapping[str, Any], stage: str) -> str:
+    """How the model was trained after the cut, in a line; '' where that does not concern it."""
+    recovery = experiment.recovery if experiment is not None else None
+    if recovery is None or not stage:
+        return ""
+    if stage == "pruned":
+        return "none: this is the model before recovery"
+    found = results.get("recovery") or {}
+    training, data = found.get("training") or {}, found.get("data") or {}
+    name = "LoRA" if recovery.kind == "lora" else "distillation from the dense model"
+    how = "weights of the cut layers" if recovery.kind == "distillation" and recovery.full_weights else (
+        f"rank {recovery.rank}, alpha {recovery.alpha:g}"
+    )  # fmt: skip
+    words = [f"{name}, {how}, learning rate {recovery.learning_rate:g}"]
+    if data.get("data"):
+        words.append(f"on {data['data']}")
+    if training.get("steps") is not None:
+        words.append(f"{training['steps']} steps, {training.get('tokens')} tokens learned")
+    return "; ".join(words)
 
 
 def _pattern(experiment: Experiment | None) -> str | None:

@@ -1,6 +1,7 @@
 """Exports of runs and models: finding what is meant, doing it with a card, and doing it in the background for a page.
 
-    runs/<id>/export/<format>-<dtype>/        the export, whole or not there
+    runs/<id>/export/<format>-<dtype>/        the export, whole or not there; of a run with recovery
+                     <stage>-<format>-<dtype>/, stage pruned or recovered
     runs/<id>/export/<format>-<dtype>.json    where it stands; written by the process that exports
     runs/<id>/export/<format>-<dtype>.log     that process's output, where a page started it
 
@@ -20,13 +21,18 @@ from types import FrameType
 from typing import Any
 
 from core import settings
-from core.errors import Cancelled, EspalierError, InputError, QueueError
+from core.errors import Cancelled, EspalierError, QueueError
+from core.jobs.export_source import PRUNED, RECOVERED, ExportChoice, choices, find_run, folder_of, stage_of
 from core.jobs.processes import ask_to_stop, find, identity, kill_group
-from core.jobs.rundir import RunDirectory, list_runs, read_json, to_json, write_atomic
-from core.jobs.states import State
+from core.jobs.rundir import RunDirectory, read_json, to_json, write_atomic
 from core.jobs.status import now_iso
 from core.models.export import FORMATS, Exported, Stage, require_format, staged, write_manifest
 from core.progress import Progress
+
+__all__ = [
+    "ExportChoice", "ExportStatus", "Order", "cancel", "cancel_all", "choices", "ended_by_signals", "exports",
+    "find_run", "folder_of", "log_tail", "perform", "start",
+]  # fmt: skip
 
 _EVERY_S = 0.3
 _LOG_BYTES = 20_000
@@ -36,7 +42,10 @@ _FIELDS = ("format", "dtype", "state", "stage", "done", "total", "unit", "path",
 
 @dataclass(frozen=True)
 class ExportStatus:
-    """Where one export of a run stands. state: RUNNING, COMPLETE, FAILED or CANCELLED; sizes in bytes."""
+    """Where one export of a run stands. state: RUNNING, COMPLETE, FAILED or CANCELLED; sizes in bytes.
+
+    of: `pruned` or `recovered` where the run has both, else ''; stage: what the export does now.
+    """
 
     format: str
     dtype: str
@@ -57,25 +66,19 @@ class ExportStatus:
     finished: str = ""
     pid: int | None = None
     pid_created: float | None = None
+    of: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.format}-{self.dtype}"
-
-
-@dataclass(frozen=True)
-class ExportChoice:
-    """One form that a run can be exported in. `bytes`: about; `blocked`: why not, in a sentence, or ''."""
-
-    format: str
-    dtype: str
-    bytes: int
-    blocked: str = ""
+        return name_of(self.format, self.dtype, self.of)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be exported, and how. Either a run or a dense model; dtype '' is the one on disk."""
+    """What is to be exported, and how. Either a run or a dense model; dtype '' is the one on disk.
+
+    stage: `pruned` or `recovered` of a run with recovery; '' is the last.
+    """
 
     run: RunDirectory | None
     model: str | None
@@ -85,68 +88,10 @@ class Order:
     push: str | None = None
     private: bool = True
     trust: bool = False
+    stage: str = ""
 
 
 # -------------------------------------------------------------------------------------------------------- what is meant
-
-
-def find_run(text: str, home: Path) -> RunDirectory:
-    """A run by its folder, its id, or the beginning of its id that no other has. InputError lists those that fit."""
-    folder = RunDirectory(Path(text).expanduser())
-    if ("/" in text or folder.path.is_dir()) and folder.exists():
-        return folder
-    fitting = [run for run in list_runs(home / "runs") if text and run.id.startswith(text)]
-    if len(fitting) == 1 or (fitting and fitting[0].id == text):
-        return fitting[0]
-    if fitting:
-        ids = ", ".join(run.id for run in fitting[:4])
-        raise InputError(f"{len(fitting)} runs begin with {text!r}: {ids}.", "Give more of the id.")
-    raise InputError(f"There is no run {text!r} in {home / 'runs'}.", "Give a run's id, or its folder.")
-
-
-def require_exportable(run: RunDirectory) -> bool:
-    """Whether the run pruned a model. InputError if it is not complete, or its model was not kept."""
-    state = run.status().state
-    if state is not State.COMPLETE:
-        raise InputError(f"Run {run.id} is {state}, and only complete runs are exported.", "Choose another run.")
-    experiment = run.experiment()
-    if experiment.model.quantised is not None:
-        raise InputError(
-            f"Run {run.id} judged the dense model in {experiment.model.quantised}; that file is in {run.model_dir}.",
-            "Export the run of the dense model for another form.",
-        )
-    pruned = experiment.pruning is not None
-    if pruned and not (run.model_dir / "config.json").is_file():
-        raise InputError(
-            f"Run {run.id} kept no model (save_model was off, or the folder was removed).",
-            "Run it again with save_model on.",
-        )
-    return pruned
-
-
-def choices(run: RunDirectory) -> list[ExportChoice]:
-    """Every form of a run's model, with its size, from config.json alone; none where there is no model to export."""
-    from core.models.catalogue import read_config, resolve
-    from core.models.gguf_layout import about_bytes, gguf_architecture
-    from core.models.sizes import Architecture
-
-    try:
-        if require_exportable(run):
-            architecture = Architecture.from_config(read_config(run.model_dir))
-        else:
-            architecture = resolve(run.experiment().model).architecture
-    except EspalierError:
-        return []
-    blocked = ""
-    if gguf_architecture(architecture) is None:
-        differ = "" if architecture.uniform else " whose layers differ in size"
-        blocked = f"llama.cpp has no architecture for a {architecture.model_type} model{differ}."
-    found = []
-    for format_, dtypes in FORMATS.items():
-        for dtype in dtypes:
-            size = about_bytes(architecture, dtype)
-            found.append(ExportChoice(format_, dtype, size, blocked if format_ == "gguf" else ""))
-    return found
 
 
 def source_of(order: Order, progress: Progress) -> Path:
@@ -156,8 +101,9 @@ def source_of(order: Order, progress: Progress) -> Path:
     from core.models.loading import weights_directory
 
     if order.run is not None:
-        if require_exportable(order.run):
-            return order.run.model_dir
+        folder = folder_of(order.run, order.stage)
+        if folder is not None:
+            return folder
         choice = order.run.experiment().model
     else:
         fields = {"name": order.model, "trust_remote_code": order.trust}
@@ -169,12 +115,16 @@ def destination_of(order: Order, dtype: str) -> Path:
     """Where the export goes: `out`, or beside the run's files, or under exports/ for a dense model."""
     if order.out is not None:
         return order.out.expanduser().resolve()
-    name = f"{order.format}-{dtype}"
     if order.run is not None:
-        return order.run.path / "export" / name
+        return order.run.path / "export" / name_of(order.format, dtype, order.stage)
     from core.jobs.export_facts import slug, title_of
 
-    return settings.home() / "exports" / slug(title_of(None, order.model)) / name
+    return settings.home() / "exports" / slug(title_of(None, order.model)) / name_of(order.format, dtype)
+
+
+def name_of(format_: str, dtype: str, stage: str = "") -> str:
+    """Folder and name of an export: `gguf-q8_0`, `recovered-gguf-q8_0`."""
+    return "-".join(filter(None, (stage, format_, dtype)))
 
 
 # ------------------------------------------------------------------------------------------------------------ doing it
@@ -193,16 +143,19 @@ def perform(order: Order, hear: Callable[[str, float, float, str], None]) -> tup
     if order.push is not None:
         require_repo(order.push)
     stage = _stage(hear)
+    if order.run is not None:
+        folder_of(order.run, order.stage)
+        order = replace(order, stage=stage_of(order.run, order.stage))
     source = source_of(order, stage("load"))
     dtype = order.dtype or stored_dtype(source)
     require_format(order.format, dtype)
     destination = destination_of(order, dtype)
-    title = title_of(order.run, order.model)
+    title = title_of(order.run, order.model, order.stage)
     with _reported(order, dtype, destination) as report:
         with staged(destination) as folder:
-            exported = _export(order.format, source, folder, dtype, slug(title), gguf_about(order.run, order.model),
-                               report.listen(stage))  # fmt: skip
-            facts = card_facts(order.run, order.model, source, exported, title)
+            about = gguf_about(order.run, order.model, order.stage)
+            exported = _export(order.format, source, folder, dtype, slug(title), about, report.listen(stage))
+            facts = card_facts(order.run, order.model, source, exported, title, order.stage)
             from core.models.card import card
 
             (folder / "README.md").write_text(card(facts), encoding="utf-8")
@@ -294,8 +247,8 @@ def _reported(order: Order, dtype: str, destination: Path) -> Iterator[_Report]:
     place = None
     if order.run is not None and order.out is None:
         place = destination.with_name(f"{destination.name}.json")
-        refuse_a_second(order.run, order.format, dtype)
-    first = ExportStatus(order.format, dtype, "RUNNING", "start", started=now_iso(), **identity())
+        refuse_a_second(order.run, destination.name)
+    first = ExportStatus(order.format, dtype, "RUNNING", "start", started=now_iso(), of=order.stage, **identity())
     report = _Report(place, first)
     try:
         yield report
@@ -334,16 +287,19 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
 # ------------------------------------------------------------------------------------------------- in the background
 
 
-def start(run: RunDirectory, home: Path, format_: str, dtype: str) -> None:
+def start(run: RunDirectory, home: Path, format_: str, dtype: str, stage: str = "") -> None:
     """Export in a process of its own, which outlives the app. InputError or QueueError if that cannot be."""
     require_format(format_, dtype)
-    require_exportable(run)
-    refuse_a_second(run, format_, dtype)
+    folder_of(run, stage)
+    stage = stage_of(run, stage)
+    name = name_of(format_, dtype, stage)
+    refuse_a_second(run, name)
     folder = run.path / "export"
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "core", "export", str(run.path), "--to", format_, "--dtype", dtype]
+    command += ["--stage", stage] if stage else []
     environment = settings.child_environment() | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    with (folder / f"{format_}-{dtype}.log").open("wb") as log:
+    with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=settings.REPOSITORY,
@@ -354,9 +310,9 @@ def start(run: RunDirectory, home: Path, format_: str, dtype: str) -> None:
             start_new_session=True,
         )
     _CHILDREN.append(process)
-    first = ExportStatus(format_, dtype, "RUNNING", "start", started=now_iso(), **identity(process.pid))
-    content = {name: getattr(first, name) for name in _FIELDS}
-    write_atomic(folder / f"{format_}-{dtype}.json", to_json(content))
+    first = ExportStatus(format_, dtype, "RUNNING", "start", started=now_iso(), of=stage, **identity(process.pid))
+    content = {field: getattr(first, field) for field in _FIELDS}
+    write_atomic(folder / f"{name}.json", to_json(content))
 
 
 _CHILDREN: list["subprocess.Popen[bytes]"] = []  # so that those that ended are not left as zombies
@@ -366,22 +322,23 @@ def exports(run: RunDirectory) -> list[ExportStatus]:
     """Every export of a run, in the order of formats. One whose process is gone without a word is FAILED."""
     _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
     found = []
-    for format_, dtypes in FORMATS.items():
-        for dtype in dtypes:
-            content = read_json(run.path / "export" / f"{format_}-{dtype}.json")
-            if content is not None:
-                found.append(_status(run, format_, dtype, content))
+    for stage in ("", RECOVERED, PRUNED):
+        for format_, dtypes in FORMATS.items():
+            for dtype in dtypes:
+                content = read_json(run.path / "export" / f"{name_of(format_, dtype, stage)}.json")
+                if content is not None:
+                    found.append(_status(run, format_, dtype, stage, content))
     return found
 
 
-def _status(run: RunDirectory, format_: str, dtype: str, content: Mapping[str, Any]) -> ExportStatus:
+def _status(run: RunDirectory, format_: str, dtype: str, stage: str, content: Mapping[str, Any]) -> ExportStatus:
     state = content.get("state")
     state = state if state in ("RUNNING", "COMPLETE", "CANCELLED") else "FAILED"
-    status = ExportStatus(**{**_sound(content), "format": format_, "dtype": dtype, "state": state})
+    status = ExportStatus(**{**_sound(content), "format": format_, "dtype": dtype, "state": state, "of": stage})
     if status.state == "RUNNING" and find(status.pid, status.pid_created) is None:
-        again = read_json(run.path / "export" / f"{format_}-{dtype}.json") or {}
+        again = read_json(run.path / "export" / f"{status.name}.json") or {}
         if again.get("state") not in (None, "RUNNING"):  # it ended well between the two looks
-            return _status(run, format_, dtype, again)
+            return _status(run, format_, dtype, stage, again)
         last = log_tail(run, status.name, 1)
         return replace(status, state="FAILED", message=f"The export ended without a result. {last}".strip(),
                        advice="Export it again; memory may have run out.")  # fmt: skip
@@ -404,10 +361,10 @@ def _sound(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def refuse_a_second(run: RunDirectory, format_: str, dtype: str) -> None:
+def refuse_a_second(run: RunDirectory, name: str) -> None:
     """QueueError if another process does this very export now."""
     for status in exports(run):
-        if status.name == f"{format_}-{dtype}" and status.state == "RUNNING" and status.pid != os.getpid():
+        if status.name == name and status.state == "RUNNING" and status.pid != os.getpid():
             raise QueueError(f"Run {run.id} is being exported as {status.name} already.", "Wait for it, or stop it.")
 
 

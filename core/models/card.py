@@ -39,6 +39,8 @@ class CardFacts:
     params: int
     engines: Sequence[Engine]
     seed: int | None = None
+    recovery: str = ""
+    """How it was trained after the cut, or ."""
     method: str | None = None
     method_title: str = ""
     method_url: str = ""
@@ -125,6 +127,7 @@ def _what(facts: CardFacts) -> str:
     rows.append(("Layers", _layers(facts)))
     rows.append(("Parts", plain(", ".join(facts.parts)) or "–"))
     rows.append(("Parameters", _parameters(facts)))
+    rows += [("Recovery", plain(facts.recovery))] if facts.recovery else []
     if facts.seed is not None:
         rows.append(("Seed", str(facts.seed)))
     rows.append(("Format", f"{facts.format}, {facts.dtype}, architecture {plain(facts.architecture)}"))

@@ -27,7 +27,7 @@ def show(service: Service, run_id: str) -> None:
     st.button("All runs", key="runs_back", icon=":material/arrow_back:", type="tertiary", on_click=_back)
     _head(service, detail)
     state = str(detail.status.state)
-    if state == "COMPLETE":
+    if state not in (*say.ACTIVE, *say.QUEUED):
         runs_export.show(service, run_id)
     moving = state in (*say.ACTIVE, *say.QUEUED)
     st.session_state["runs_open_state"] = _seen(detail)
@@ -109,12 +109,12 @@ def _buttons(service: Service, detail: RunDetail) -> None:
         if st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
             chosen = [run for run in (detail.baseline, run_id) if run]
             st.switch_page("compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
-        talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
-        if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
-            st.switch_page("chat.py", query_params={"model": talker})
-        runs_export.button(service, run_id)
     else:
         st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
+    talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
+    if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
+        st.switch_page("chat.py", query_params={"model": talker})
+    runs_export.button(service, run_id)
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
         _confirm_delete(service, run_id, detail.name)
 

@@ -16,6 +16,7 @@ from pages._parts.runs_board import EVERY_S, act
 
 FORMATS = {"gguf": "GGUF for llama.cpp", "hf": "Hugging Face form"}
 DTYPES = {"q8_0": "Q8_0", "q4_0": "Q4_0", "float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
+MODELS = {"recovered": "Recovered", "pruned": "Pruned, before recovery"}
 STAGES = {
     "start": "starting",
     "load": "loading the model",
@@ -56,7 +57,13 @@ def _toggle(run_id: str) -> None:
 
 
 def _form(service: Service, run_id: str) -> None:
-    choices = service.export_choices(run_id)
+    both = service.export_stages(run_id)
+    stage = ""
+    if both:
+        stage = str(st.segmented_control(
+            "Model", both, default=both[0], key="runs_export_stage", required=True, format_func=lambda name: MODELS[name],
+        ))  # fmt: skip
+    choices = service.export_choices(run_id, stage)
     formats = [name for name in FORMATS if any(each.format == name for each in choices)]
     if not formats:
         return
@@ -74,19 +81,20 @@ def _form(service: Service, run_id: str) -> None:
         blocked = sizes[dtype].blocked
         st.button(
             "Export model", key="runs_export_start", type="primary", disabled=bool(blocked), on_click=_start,
-            args=(service, run_id, str(chosen), dtype),
+            args=(service, run_id, str(chosen), dtype, stage),
         )  # fmt: skip
     if blocked:
         st.html(theme.note(blocked, level="info"))
         return
     st.html(f'<p class="esp-fact">{theme.html(_what(str(chosen), dtype))}</p>')
-    st.code(_command(service, run_id, str(chosen), dtype), language="bash", wrap_lines=True)
+    st.code(_command(service, run_id, str(chosen), dtype, stage), language="bash", wrap_lines=True)
 
 
-def _command(service: Service, run_id: str, format_: str, dtype: str) -> str:
+def _command(service: Service, run_id: str, format_: str, dtype: str, stage: str) -> str:
     folder = service.home / "runs" / run_id
     place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     words = [".venv/bin/python", "-m", "core", "export", str(place), "--to", format_, "--dtype", dtype]
+    words += ["--stage", stage] if stage else []
     return shlex.join(words)
 
 
@@ -105,8 +113,8 @@ def _what(format_: str, dtype: str) -> str:
     return f"One file for llama.cpp and what is built on it, with a model card.{rounding}"
 
 
-def _start(service: Service, run_id: str, format_: str, dtype: str) -> None:
-    act(service.start_export, run_id, format_, dtype)
+def _start(service: Service, run_id: str, format_: str, dtype: str, stage: str) -> None:
+    act(service.start_export, run_id, format_, dtype, *([stage] if stage else []))
 
 
 # ----------------------------------------------------------------------------------------------------------------- list
@@ -134,7 +142,8 @@ def _list() -> None:
 
 
 def _title(status: ExportStatus) -> str:
-    return f"{'GGUF' if status.format == 'gguf' else FORMATS[status.format]} {DTYPES.get(status.dtype, status.dtype)}"
+    model = f"{MODELS[status.of]}, " if status.of in MODELS else ""
+    return f"{model}{'GGUF' if status.format == 'gguf' else FORMATS[status.format]} {DTYPES.get(status.dtype, status.dtype)}"
 
 
 def _moving(service: Service, run_id: str, status: ExportStatus) -> None:

@@ -34,6 +34,7 @@ def test_a_model_becomes_a_gguf_and_a_folder(saved: Any, tmp_path: Path) -> None
         (["--to", "gguf"], "Give a RUN"),
         (["20261123", "--model", "x", "--to", "gguf"], "two things"),
         (["20261123", "--to", "gguf"], "There is no run"),
+        (["--model", "x", "--to", "hf", "--stage", "pruned"], "--stage is of a run"),
         (["--model", "builtin:smollm2-135m-instruct", "--to", "hf", "--dtype", "q8_0"], "float32, float16, bfloat16"),
         (["--model", "/nowhere", "--to", "hf"], "/nowhere"),
         (["--model", "builtin:smollm2-135m-instruct", "--to", "hf", "--push", "a b"], "organisation/name"),

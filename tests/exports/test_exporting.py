@@ -15,6 +15,7 @@ from core.errors import Cancelled, InputError, QueueError
 from core.experiment import Experiment
 from core.jobs import exporting
 from core.jobs.export_facts import slug, title_of
+from core.jobs.export_source import both_stages
 from core.jobs.exporting import Order, find_run, perform
 from core.jobs.rundir import RunDirectory
 from core.models.push import PushError
@@ -101,12 +102,12 @@ def test_a_run_is_found_by_id_by_its_beginning_and_by_its_folder(run: Any, home:
 def test_runs_that_cannot_be_exported_say_why(run: Any) -> None:
     failed = run(state="FAILED")
     with pytest.raises(InputError, match="is FAILED, and only complete"):
-        exporting.require_exportable(failed)
+        exporting.folder_of(failed)
     assert exporting.choices(failed) == []
     bare = run()
     shutil.rmtree(bare.model_dir)
     with pytest.raises(InputError, match="kept no model"):
-        exporting.require_exportable(bare)
+        exporting.folder_of(bare)
 
 
 def test_choices_know_sizes_and_what_llama_cpp_cannot_do(run: Any) -> None:
@@ -126,6 +127,97 @@ def test_choices_know_sizes_and_what_llama_cpp_cannot_do(run: Any) -> None:
 )  # fmt: skip
 def test_file_names_are_plain(text: str, name: str) -> None:
     assert slug(text) == name
+
+
+# ----------------------------------------------------------------------------------------------------------- two models
+
+
+@pytest.fixture
+def recovered(run: Any, saved: Callable[..., Path]) -> Callable[..., RunDirectory]:
+    """A run that kept its pruned and its recovered model, with weights of their own."""
+    from safetensors.torch import load_file, save_file
+
+    def make(*, state: str = "COMPLETE") -> RunDirectory:
+        directory: RunDirectory = run(state=state)
+        experiment = directory.experiment().with_changes({"recovery": {"kind": "lora", "learning_rate": 0.001}})
+        directory.write_experiment(experiment)
+        later = saved(name=f"later-{directory.id}", layers=LAYERS)
+        weights = load_file(str(later / "model.safetensors"))
+        trained = {name: value + 0.01 if "q_proj" in name else value for name, value in weights.items()}
+        save_file(trained, str(later / "model.safetensors"), metadata={"format": "pt"})
+        later.replace(directory.recovered_dir)
+        results = directory.results() or {}
+        (first,) = results["metrics"]
+        results["metrics"].append({**first, "stage": "recovered", "value": 0.9})
+        results["recovery"] = {"training": {"steps": 7, "tokens": 99}, "data": {"data": "rows.jsonl"}}
+        directory.write_results({**results, "experiment": experiment.to_dict()})
+        return directory
+
+    return make
+
+
+def test_of_a_run_with_recovery_either_model_is_exported_the_last_by_default(recovered: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    directory = recovered()
+    assert both_stages(directory) == ("recovered", "pruned")
+    assert (directory.model_dir / "model.safetensors").read_bytes() != (
+        directory.recovered_dir / "model.safetensors"
+    ).read_bytes()
+    made = {stage: perform(Order(directory, None, "hf", stage=stage), quiet)[0] for stage in ("pruned", "recovered")}
+    default, _ = perform(Order(directory, None, "hf", out=tmp_path / "out"), quiet)
+    names = {"pruned": "model", "recovered": "recovered"}
+    for stage, exported in made.items():
+        assert exported.path == directory.path / "export" / f"{stage}-hf-float32"
+        own = load_file(str(directory.path / names[stage] / "model.safetensors"))
+        written = load_file(str(exported.path / "model.safetensors"))
+        assert all(bool((own[name] == value).all()) for name, value in written.items())
+    assert (default.path / "model.safetensors").read_bytes() == (
+        made["recovered"].path / "model.safetensors"
+    ).read_bytes()
+    cards = {stage: (exported.path / "README.md").read_text() for stage, exported in made.items()}
+    assert "70.0 ± 10.0 %" in cards["pruned"]
+    assert "90.0" not in cards["pruned"]
+    assert "| Recovery | none: this is the model before recovery |" in cards["pruned"]
+    assert "90.0 ± 10.0 %" in cards["recovered"]
+    assert "70.0" not in cards["recovered"]
+    assert (
+        "LoRA, rank 8, alpha 16, learning rate 0.001; on rows.jsonl; 7 steps, 99 tokens learned" in cards["recovered"]
+    )
+    assert [(status.name, status.of) for status in exporting.exports(directory)] == [
+        ("recovered-hf-float32", "recovered"), ("pruned-hf-float32", "pruned"),
+    ]  # fmt: skip
+
+
+def test_a_failed_recovery_leaves_the_pruned_model_to_export(recovered: Any) -> None:
+    directory = recovered(state="FAILED")
+    with pytest.raises(InputError, match="is FAILED"):  # nothing says that it was judged
+        exporting.folder_of(directory)
+    for stage in ("save", "evaluate"):
+        directory.write_stage(stage, {"seconds": 1.0})
+    assert exporting.folder_of(directory) == directory.model_dir
+    assert exporting.choices(directory) != []
+    with pytest.raises(InputError, match="is FAILED"):
+        exporting.folder_of(directory, "recovered")
+    exported, _ = perform(Order(directory, None, "gguf", "q8_0"), quiet)
+    assert exported.path.parent == directory.path / "export" / "gguf-q8_0"
+
+
+def test_a_stage_that_a_run_does_not_have_is_refused(run: Any) -> None:
+    with pytest.raises(InputError, match="has no recovered model"):
+        exporting.folder_of(run(), "recovered")
+    with pytest.raises(InputError, match="judged the dense model"):
+        exporting.folder_of(run("dense", pruning={}), "pruned")
+    plain = run()
+    assert exporting.folder_of(plain, "pruned") == plain.model_dir
+
+
+def test_a_stage_is_exported_in_the_background_under_its_own_name(recovered: Any, home: Path) -> None:
+    directory = recovered()
+    exporting.start(directory, home, "gguf", "q8_0", "pruned")
+    done = wait(directory, "pruned-gguf-q8_0", "COMPLETE", "FAILED")
+    assert (done.state, done.of) == ("COMPLETE", "pruned"), exporting.log_tail(directory, "pruned-gguf-q8_0")
+    assert Path(done.path).parent.name == "pruned-gguf-q8_0"
 
 
 # ------------------------------------------------------------------------------------------------------------- doing it

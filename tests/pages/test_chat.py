@@ -90,6 +90,32 @@ def test_one_prompt_is_answered_on_both_sides_and_kept(folder: str, service: Any
     assert not service.chat_client().status().running
 
 
+def test_a_recovered_model_answers_beside_what_it_was_before(
+    tiny_folder: Any, tiny_tokenizer: Any, recovered: Any, home: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run_id = recovered("tuned", (33.0, 0.61))
+    run = home / "runs" / run_id
+    shutil.copytree(tiny_folder("one", max_position_embeddings=512), run / "model")
+    shutil.copytree(run / "model", run / "recovered")
+    weights = load_file(str(run / "recovered" / "model.safetensors"))
+    changed = {name: -value if "embed" in name else value for name, value in weights.items()}
+    save_file(changed, str(run / "recovered" / "model.safetensors"), metadata={"format": "pt"})
+    app = chat(f"{run_id}:pruned")
+    assert app.selectbox(key="chat_right").value == run_id  # the newest saved model, after its recovery
+    assert {"tuned, recovered", "tuned, before recovery"} <= set(app.selectbox(key="chat_right").options)
+    app.number_input(key="chat_max_tokens").set_value(6).run()
+    app.chat_input(key="chat_prompt").set_value("hello").run()
+    assert not app.exception
+    before, after = answers(app)
+    assert "tuned, before recovery" in before
+    assert "tuned, recovered" in after
+    assert all("esp-answer-done" in body for body in (before, after))
+    said = [body.split('dir="auto">')[1].split("</div>")[0] for body in (before, after)]
+    assert said[0] != said[1]
+
+
 def test_a_side_that_cannot_load_says_why_and_the_other_answers(folder: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

@@ -66,6 +66,26 @@ def test_a_form_and_a_format_are_chosen_and_the_service_is_asked(opened: Any, mo
     assert not app.exception
 
 
+def test_of_a_recovered_run_the_model_is_chosen_too(
+    opened: Any, recovered: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Service, "start_export", lambda _self, *what: asked.append(what))
+    run_id = recovered("tuned", (33.0, 0.61))
+    for name in ("model", "recovered"):
+        (home / "runs" / run_id / name).mkdir()
+        (home / "runs" / run_id / name / "config.json").write_text(json.dumps(CONFIG))
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.query_params["run"] = run_id
+    app.switch_page("runs.py").run()
+    app.button(key="runs_export").click().run()
+    assert any("--stage recovered" in code.value for code in app.code)
+    app.segmented_control(key="runs_export_stage").set_value("pruned").run()
+    app.button(key="runs_export_start").click().run()
+    assert asked == [(run_id, "gguf", "q8_0", "pruned")]
+    assert not app.exception
+
+
 def test_a_run_without_its_model_offers_no_export(opened: Any) -> None:
     _, app = opened(None)
     assert "runs_export" not in keys(app)
