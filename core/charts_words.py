@@ -66,6 +66,12 @@ def differing_words(protocols: Sequence[Mapping[str, Any]], own: Mapping[str, An
     return ", ".join(_word(key, own.get(key)) for key in told)
 
 
+_TOLD_DETAILS = {
+    "chance", "majority", "interval", "interval_by", "calibrated_on", "learned_from", "leakage", "quartiles",
+    "disturbed",
+}  # fmt: skip
+
+
 def detail_words(details: str | Mapping[str, Any]) -> list[str]:
     """What is known of one value besides how it was measured: rates of its documents, its interval, leakage."""
     data = mapping(details)
@@ -78,6 +84,8 @@ def detail_words(details: str | Mapping[str, Any]) -> list[str]:
         words.append(f"95 % interval {interval[0]:,.2f} to {interval[1]:,.2f}{how}")
     if data.get("calibrated_on"):
         words.append(f"calibrated on {data['calibrated_on']}")
+    if data.get("learned_from"):
+        words.append(f"learned from {data['learned_from']}")
     if data.get("leakage"):
         words.append(f"leakage: {data['leakage']}")
     quartiles = data.get("quartiles")
@@ -85,8 +93,7 @@ def detail_words(details: str | Mapping[str, Any]) -> list[str]:
         words.append(f"quartiles of the repetitions {quartiles[0]:,.1f} to {quartiles[1]:,.1f}")
     if data.get("disturbed"):
         words.append(f"disturbed: {data['disturbed']}")
-    known = ("chance", "majority", "interval", "interval_by", "calibrated_on", "leakage", "quartiles", "disturbed")
-    return words + [_entry(key, value) for key, value in data.items() if key not in known]
+    return words + [_entry(key, value) for key, value in data.items() if key not in _TOLD_DETAILS]
 
 
 def rates_words(chance: float, majority: float) -> str:

@@ -57,8 +57,23 @@ def _recovery(experiment: Experiment, architecture: Architecture) -> Iterator[Pr
         for name in ("full_weights", "hidden_mix"):
             if getattr(recovery, name):
                 yield Problem(f"recovery.{name}", f"{name} is part of distillation, and kind is lora.", "Leave it out.")
+    if recovery.hidden_mix and experiment.pruning is not None and _narrows(experiment.pruning.method):
+        yield Problem(
+            "recovery.hidden_mix",
+            "The method narrows the stream itself, so its hidden states cannot be held against the dense ones.",
+            "Set recovery.hidden_mix: 0, or choose another method.",
+        )
     if recovery.data.corpus == "generated" and recovery.data.format != "text":
         yield Problem("recovery.data.format", "Generated text is plain text.", "Set recovery.data.format: text.")
+
+
+def _narrows(method: str) -> bool:
+    from core.pruning.registry import get
+
+    try:
+        return get(method).kind == "hidden"
+    except UnknownNameError:
+        return False
 
 
 def _quantised(experiment: Experiment, architecture: Architecture) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from core import estimate
 from core.checks import check
-from core.data.corpora import check_corpus, leakage
+from core.data.corpora import check_corpus, leakage, training_leakage
 from core.data.tasks import check_tasks
 from core.device import info, resolve_device, resolve_dtype
 from core.errors import EspalierError, ExperimentError, InputError, Problem
@@ -185,6 +185,9 @@ def warnings_of(setting: Setting, cut: Plan | None, needed_bytes: int, said: Seq
         fields = {problem.field for problem in said}
         texts = [text for i, text in enumerate(evaluation.perplexity) if f"evaluation.perplexity.{i}" not in fields]
         found += list(dict.fromkeys(filter(None, (leakage(pruning.calibration, text) for text in texts))))
+    if experiment.recovery is not None:
+        learned = (training_leakage(experiment.recovery.data, text) for text in evaluation.perplexity)
+        found += list(dict.fromkeys(filter(None, learned)))
     if evaluation.tasks and evaluation.limit is not None:
         points = 100 * certainty(evaluation.limit)
         found.append(f"{evaluation.limit} documents a task: scores are good to about ±{points:.0f} points.")

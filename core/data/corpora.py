@@ -17,7 +17,7 @@ from core.errors import DataError, InputError, Problem, UnknownNameError
 if TYPE_CHECKING:
     import torch
 
-    from core.experiment import Calibration, PerplexityCorpus
+    from core.experiment import Calibration, PerplexityCorpus, RecoveryData
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ def calibrated_on(choice: "Calibration") -> str:
     return label(choice) if choice.path is not None else f"{choice.corpus}, {choice.split}"
 
 
+def learned_from(data: "RecoveryData") -> str:
+    """The text that recovery learned from, in words: of a file its name."""
+    return Path(data.path).name if data.path is not None else data.corpus or "passages"
+
+
 def check_corpus(choice: "Calibration | PerplexityCorpus", field: str) -> list[Problem]:
     """What stands in the way of reading this text, before anything is loaded. Imports nothing heavy."""
     try:
@@ -147,21 +152,33 @@ def check_corpus(choice: "Calibration | PerplexityCorpus", field: str) -> list[P
 
 def leakage(calibration: "Calibration", evaluation: "PerplexityCorpus") -> str:
     """One sentence when perplexity is measured on text that calibration saw, or on text of its origin; else ''."""
-    if calibration.path is not None or evaluation.path is not None:
-        same = calibration.path is not None and evaluation.path is not None
-        if same and Path(calibration.path or "").resolve() == Path(evaluation.path or "").resolve():
-            return f"Perplexity is measured on {label(evaluation)}, the file that calibration read."
+    source = calibration.path, calibration.corpus, calibration.split
+    return _leakage(*source, evaluation, "Calibration", "calibration read")
+
+
+def training_leakage(data: "RecoveryData", evaluation: "PerplexityCorpus") -> str:
+    """The same of text that recovery learned from: of a corpus its part for training."""
+    return _leakage(data.path, data.corpus or "passages", "train", evaluation, "Recovery", "recovery learned from")
+
+
+def _leakage(
+    path: str | None, corpus: str | None, split: str, evaluation: "PerplexityCorpus", who: str, what: str
+) -> str:
+    if path is not None or evaluation.path is not None:
+        same = path is not None and evaluation.path is not None
+        if same and Path(path or "").resolve() == Path(evaluation.path or "").resolve():
+            return f"Perplexity is measured on {label(evaluation)}, the file that {what}."
         return ""
-    first, second = _BY_NAME.get(calibration.corpus or ""), _BY_NAME.get(evaluation.corpus or "")
+    first, second = _BY_NAME.get(corpus or ""), _BY_NAME.get(evaluation.corpus or "")
     if first is None or second is None:
         return ""
     base = [name.removesuffix("-joined") for name in (first.name, second.name)]
     if base[0] == base[1]:
-        splits = {resolve_split(first.name, calibration.split), resolve_split(second.name, evaluation.split)}
-        said = f"Perplexity is measured on {second.name} ({next(iter(splits))}), the text that calibration read."
+        splits = {resolve_split(first.name, split), resolve_split(second.name, evaluation.split)}
+        said = f"Perplexity is measured on {second.name} ({next(iter(splits))}), the text that {what}."
         return said if len(splits) == 1 else ""
     shared = [origin for origin in first.origin if origin in second.origin]
-    return f"Calibration ({first.name}) and perplexity ({second.name}) both come from {shared[0]}." if shared else ""
+    return f"{who} ({first.name}) and perplexity ({second.name}) both come from {shared[0]}." if shared else ""
 
 
 def _source(choice: "Calibration | PerplexityCorpus") -> _Source:

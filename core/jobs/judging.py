@@ -14,7 +14,7 @@ from core.data.task_files import short_name
 from core.evaluation.outcomes import join_samples, write_documents, write_samples
 from core.experiment import SEVEN_TASKS, PerplexityCorpus
 from core.jobs import stages
-from core.jobs.baselines import Earlier, part_key, perplexity_protocol, task_protocol
+from core.jobs.baselines import Earlier, part_key, perplexity_protocol, task_protocol, weights_hash
 from core.jobs.journal import Journal
 from core.jobs.judging_speed import speed_part
 from core.progress import Progress
@@ -37,6 +37,7 @@ class _Models:
         self.journal, self._setting, self.base = journal, setting, base
         self._dense = (dense.model, dense.tokenizer) if dense is not None else None
         self._judged: tuple[Any, Any] | None = self._dense if setting.experiment.dense else None
+        self._weights: str | None = None
 
     def judged(self) -> tuple[Any, Any]:
         """(model, tokenizer) as saved; for a dense run the dense model."""
@@ -51,6 +52,18 @@ class _Models:
             else:
                 self._judged = load_directory(place, device=how.device, dtype=how.dtype, progress=progress)
         return self._judged
+
+    def known(self) -> bool:
+        """Whether an earlier run may have judged this very model: the dense one, or as it was pruned."""
+        experiment = self._setting.experiment
+        return experiment.dense or (experiment.pruning is not None and self.base == stages.EVALUATE)
+
+    def weights(self) -> str:
+        """What the pruned model's saved weights hash to; '' for the dense model, whose source says what it is."""
+        if self._weights is None:
+            dense = self._setting.experiment.dense
+            self._weights = "" if dense else weights_hash(self.journal.directory.model_dir)
+        return self._weights
 
     def dense(self) -> Any:
         """The dense model."""
@@ -92,7 +105,8 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", 
     """Do all parts that are not finished, then finish the stage `base`. `dense` is the model of a dense run.
 
     base: evaluate, or judge_recovered, for the model after recovery; of that, speed is not measured again.
-    Of a dense run, parts that an earlier one finished under the same key (core.jobs.baselines) are taken from there.
+    Parts that an earlier run finished under the same key (core.jobs.baselines) are taken from there: of the dense
+    model, and of the same weights, pruned in the same way.
     """
     journal.begin(base)
     models = _Models(journal, setting, dense, base)
@@ -105,7 +119,7 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", 
             earlier += float(found.get("seconds") or 0)
             continue
         begun = time.monotonic()
-        key = part_key(setting, protocol) if protocol and setting.experiment.dense else ""
+        key = part_key(setting, protocol, models.weights()) if protocol and models.known() else ""
         known = others.find(key) if key else None
         if known is None:
             judged = part(journal.progress(task=label))
@@ -114,7 +128,7 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", 
             samples = [{**row, "stage": "recovered"} for row in judged.samples] if recovered else judged.samples
             more = {**judged.more, "key": key} if key else judged.more
         else:
-            rows, samples, more = known.metrics, known.samples, {"key": key, "taken_from": known.run_id}
+            rows, samples, more = known.metrics, known.samples, {**known.more, "key": key, "taken_from": known.run_id}
             journal.say(f"{label}: taken from run {known.run_id}, which judged the same model in the same way.")
         if samples:
             write_samples(_samples_file(journal, name), samples)
@@ -142,7 +156,7 @@ def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part
             stages.part("perplexity", place, base),
             label,
             _perplexity(setting, models, text),
-            perplexity_protocol(text) if experiment.dense else {},
+            perplexity_protocol(text),
         )
     for task in evaluation.tasks:
         label = short_name(task)
@@ -150,27 +164,42 @@ def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part
     if set(SEVEN_TASKS) <= set(evaluation.tasks):
         yield stages.part("average", of=base), "mean of the tasks", _average(models), {}
     if evaluation.fidelity and not experiment.dense:
-        yield stages.part("fidelity", of=base), "fidelity", _fidelity(setting, models), {}
+        protocol = {"fidelity": perplexity_protocol(_fidelity_text(setting))}
+        yield stages.part("fidelity", of=base), "fidelity", _fidelity(setting, models), protocol
     if evaluation.speed and base == stages.EVALUATE:
         yield stages.part("speed"), "speed", _speed(setting, models), {}
 
 
 def _perplexity(setting: "Setting", models: _Models, text: PerplexityCorpus) -> Part:
     def work(progress: Progress) -> Judged:
-        from core.data.corpora import calibrated_on, evaluation_windows, leakage
+        from core.data.corpora import evaluation_windows
         from core.evaluation.perplexity import perplexity
 
         model, tokenizer = models.judged()
         windows = evaluation_windows(text, tokenizer)
         size = setting.experiment.evaluation.batch_size
         result = perplexity(model, windows, batch_size=size, progress=progress)
-        pruning, details = setting.experiment.pruning, {}
-        if pruning is not None and pruning.reads_text:
-            found = leakage(pruning.calibration, text)
-            details = {"calibrated_on": calibrated_on(pruning.calibration), **({"leakage": found} if found else {})}
+        details = _what_it_read(setting, text, recovered=models.base == stages.JUDGE_RECOVERED)
         return Judged([result.metric(windows, **details)], result.samples(windows), {})
 
     return work
+
+
+def _what_it_read(setting: "Setting", text: PerplexityCorpus, *, recovered: bool) -> dict[str, Any]:
+    """Details of a perplexity: the texts that shaped the judged model, and whether `text` is too near to them."""
+    from core.data.corpora import calibrated_on, leakage, learned_from, training_leakage
+
+    pruning, recovery = setting.experiment.pruning, setting.experiment.recovery
+    details: dict[str, Any] = {}
+    found = []
+    if pruning is not None and pruning.reads_text:
+        details["calibrated_on"] = calibrated_on(pruning.calibration)
+        found.append(leakage(pruning.calibration, text))
+    if recovered and recovery is not None:
+        details["learned_from"] = learned_from(recovery.data)
+        found.append(training_leakage(recovery.data, text))
+    said = " ".join(filter(None, found))
+    return {**details, "leakage": said} if said else details
 
 
 def _task(setting: "Setting", models: _Models, name: str) -> Part:
@@ -219,15 +248,19 @@ def _fidelity(setting: "Setting", models: _Models) -> Part:
         from core.evaluation.fidelity import fidelity
 
         model, tokenizer = models.judged()
-        evaluation = setting.experiment.evaluation
-        text = (*evaluation.perplexity, PerplexityCorpus())[0]
-        tokens = max(text.window, min(FIDELITY_TOKENS, text.max_tokens or FIDELITY_TOKENS))
-        windows = evaluation_windows(text.model_copy(update={"max_tokens": tokens}), tokenizer)
-        kept, size = _kept_layers(models.journal), evaluation.batch_size
+        windows = evaluation_windows(_fidelity_text(setting), tokenizer)
+        kept, size = _kept_layers(models.journal), setting.experiment.evaluation.batch_size
         result = fidelity(model, models.dense(), windows, kept=kept, batch_size=size, progress=progress)
         return Judged(result.metrics(windows), [], {"layer_errors": result.layer_errors(windows)})
 
     return work
+
+
+def _fidelity_text(setting: "Setting") -> PerplexityCorpus:
+    """The beginning of the first text of perplexity, or of the usual one."""
+    text = (*setting.experiment.evaluation.perplexity, PerplexityCorpus())[0]
+    tokens = max(text.window, min(FIDELITY_TOKENS, text.max_tokens or FIDELITY_TOKENS))
+    return text.model_copy(update={"max_tokens": tokens})
 
 
 def _kept_layers(journal: Journal) -> list[int] | None:

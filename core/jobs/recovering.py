@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def recovery_stage(journal: Journal, setting: "Setting") -> None:
     """Train, merge, save and verify. A later attempt goes on from the last checkpoint."""
+    from core.data.corpora import training_leakage
     from core.models.loading import load
     from core.recovery.recover import Pruned, recover
 
@@ -50,7 +51,11 @@ def recovery_stage(journal: Journal, setting: "Setting") -> None:
             f"Training was called off: {found.training.diverged}. What is judged is the model of step "
             f"{found.training.steps}, before that. Lower recovery.learning_rate."
         )
-    journal.finish(asdict(found))
+    sentences = [training_leakage(experiment.recovery.data, text) for text in experiment.evaluation.perplexity]
+    warnings = list(dict.fromkeys(filter(None, sentences)))
+    for warning in warnings:
+        journal.warn(warning)
+    journal.finish({**asdict(found), "warnings": warnings})
 
 
 def _masked(setting: "Setting") -> bool:

@@ -31,6 +31,21 @@ if TYPE_CHECKING:
 Dense = Callable[[str], tuple[Any, Any]]
 """Loads the dense model and its tokenizer in a dtype."""
 WEIGHTS = "weights.safetensors"
+README = """# A LoRA adapter of Espalier
+
+It belongs to the pruned model in the folder `model` of the same run, and peft loads it onto that:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/model", trust_remote_code=True)  # its layers may differ in size
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+```
+
+The folder `recovered` of the run holds both in one, and needs no adapter. Where the pruned model is masked, an adapter
+fills its zeros: take `recovered`, whose zeros are kept.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,8 @@ def recover(
     data = _material(choice, teacher, tokenizer, fingerprint, seed, cache, progress("write text"))
     if choice.kind != "distillation":
         teacher = None
+        _free()
+    torch.manual_seed(seed)  # LoRA matrices begin at random
     objective = _objective(choice, model, teacher)
     trained_model = _trainable(model, choice, pruned)
     training = train(
@@ -170,6 +187,7 @@ def _keep(model: Any, choice: "Recovery", file: Path) -> None:
         save_file(weights, str(file))
     else:
         model.save_pretrained(str(file))
+        (file / "README.md").write_text(README, encoding="utf-8")
 
 
 def _merged(pruned: Pruned, choice: "Recovery", file: Path, progress: Progress) -> Any:

@@ -4,6 +4,8 @@ Ours are the loss, the learning rate (which also falls as the allowed minutes ru
 checkpoint is written, and when training is called off.
 """
 
+import gc
+import json
 import math
 import os
 import shutil
@@ -37,6 +39,8 @@ VALIDATIONS = 10  # in a training
 CHECKPOINT_SHARE, CHECKPOINT_S = 0.1, 300.0  # one after such a share of the training, or after so many seconds
 SAID_EVERY_S = 2.0
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch
+WATCHED = "watched.json"
+"""In each checkpoint: the losses it was judged by."""
 MARGIN = 0.6  # of free memory
 
 
@@ -185,6 +189,19 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._saved_at, self._next_save = self.clock.seconds, share + CHECKPOINT_SHARE
         self.tell(state)
 
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        known = {"first": self.first, "recent": list(self.recent), "validation": self.last_validation}
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WATCHED).write_text(json.dumps(known))
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Know what was known when this checkpoint was written; one without our file leaves that to what comes."""
+        try:
+            known = json.loads((checkpoint / WATCHED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        self.first, self.last_validation = list(known["first"]), known["validation"]
+        self.recent.extend(known["recent"])
+
     def _judge(self, loss: float, step: int) -> None:
         if len(self.first) < FIRST_STEPS and math.isfinite(loss):
             self.first.append(loss)
@@ -231,8 +248,10 @@ def train(
         except torch.OutOfMemoryError:
             if micro == 1 and recompute:
                 raise
-            micro, recompute = max(1, micro // 2), True
-            model.zero_grad(set_to_none=True)
+        micro, recompute = smaller(micro, choice.batch_size), True  # out here nothing holds the failed pass any more
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
@@ -289,6 +308,8 @@ def _attempt(
     watch = _Watch(trainer, clock, curve, lambda: validate(objective, model, material.validation, micro))
     watch.progress, watch.row_tokens = progress, material.train.tokens / len(material.train)
     trainer.add_callback(watch)
+    if last is not None:
+        watch.go_on(Path(last))
     before = next((each["validation"] for each in curve.read() if each["step"] == 0), None)
     if step == 0:
         before = watch.validate()
@@ -357,6 +378,11 @@ def precision(device: str) -> tuple[bool, bool]:
         return False, False
     brain = resolve_dtype("auto", device) == "bfloat16"
     return not brain, brain
+
+
+def smaller(micro: int, batch: int) -> int:
+    """About half as many rows in one pass, so that the batch is still a multiple of them."""
+    return next(each for each in range(max(1, micro // 2), 0, -1) if batch % each == 0)
 
 
 def micro_batch(model: nn.Module, objective: Objective, choice: "Recovery", device: str) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ import torch
 
 from core.data import corpora, texts
 from core.errors import DataError, UnknownNameError
-from core.experiment import Calibration, PerplexityCorpus
+from core.experiment import Calibration, PerplexityCorpus, RecoveryData
 
 TEXT = "".join(chr(33 + i % 90) for i in range(1000))
 
@@ -163,6 +163,24 @@ def test_a_check_finds_what_cannot_be_had_before_a_run(file: str, tmp_path: Path
 )
 def test_leakage_is_said(calibration: dict, evaluation: dict, said: str) -> None:
     sentence = corpora.leakage(Calibration(**calibration), PerplexityCorpus(**evaluation))
+    assert said in sentence
+    assert bool(said) == bool(sentence)
+
+
+@pytest.mark.parametrize(
+    ("data", "evaluation", "said"),
+    [
+        ({}, {"corpus": "passages"}, ""),  # learned from the part for training, judged on the part held out
+        ({}, {"corpus": "passages", "split": "train"}, "passages (train), the text that recovery learned from"),
+        ({}, {"corpus": "wikitext2"}, "Recovery (passages) and perplexity (wikitext2) both come from Wikipedia"),
+        ({"corpus": "wikitext2"}, {"corpus": "wikitext2-joined", "split": "train"}, "the text that recovery learned"),
+        ({"corpus": "alpaca-cleaned", "format": "instructions"}, {"corpus": "wikitext2"}, ""),
+        ({"corpus": "generated"}, {"corpus": "passages"}, ""),
+        ({"path": "/a/x.jsonl"}, {"path": "/a/../a/x.jsonl"}, "x.jsonl, the file that recovery learned from"),
+    ],
+)
+def test_leakage_of_what_recovery_learned_from_is_said(data: dict, evaluation: dict, said: str) -> None:
+    sentence = corpora.training_leakage(RecoveryData(**data), PerplexityCorpus(**evaluation))
     assert said in sentence
     assert bool(said) == bool(sentence)
 

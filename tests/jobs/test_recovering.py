@@ -55,6 +55,51 @@ def test_a_run_is_judged_before_and_after_and_the_zeros_of_a_mask_stay(
     assert len(rows) == 2 * len({row["doc"] for row in rows})
 
 
+def test_peft_alone_puts_the_adapter_on_the_saved_pruned_model(
+    experiment: Any, run_of: Any, start: Any, text: Path
+) -> None:
+    """In a fresh process that knows nothing of Espalier: pruned folder + adapter = recovered folder."""
+    made = experiment(
+        pruning={"method": "l2", "ratio": 0.5, "layers": [1, 1], "round_to": 1}, recovery=recovery(text, dropout=0.1)
+    )
+    directory = run_of(made)
+    results = finish(start, directory)
+    assert results["recovery"]["layout"] == "per_layer"
+    assert "the file that recovery learned from" in " ".join(results["warnings"])
+    details = {m["stage"]: m["details"] for m in results["metrics"] if m["metric"] == "perplexity"}
+    assert "learned_from" not in (details["pruned"] or {})
+    assert details["recovered"]["learned_from"] == "text.txt"
+    assert "recovery learned from" in details["recovered"]["leakage"]
+    adapter = directory.recovery_dir / "adapter"
+    assert "needs no adapter" in (adapter / "README.md").read_text()
+    code = f"""
+import sys, torch
+sys.modules["core"] = None
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+load = lambda place: AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True).eval()
+ids = torch.arange(8, 40)[None]
+with torch.no_grad():
+    pruned, recovered = load({str(directory.model_dir)!r}), load({str(directory.recovered_dir)!r})
+    wanted, before = recovered(ids).logits, pruned(ids).logits
+    tuned = PeftModel.from_pretrained(pruned, {str(adapter)!r}).eval()
+    found = tuned(ids).logits
+print("PEFT", bool(torch.allclose(found, wanted, atol=1e-4)), bool(torch.allclose(before, wanted, atol=1e-2)))
+"""
+    process = start("-c", code)
+    said, _ = process.communicate(timeout=240)
+    assert "PEFT True False" in said, said
+
+
+def test_the_same_seed_trains_the_same_weights(experiment: Any, run_of: Any, start: Any, text: Path) -> None:
+    made = experiment(pruning={"method": "l2", "ratio": 0.5, "round_to": 1}, recovery=recovery(text, dropout=0.1))
+    one, other = run_of(made), run_of(made)
+    for directory in (one, other):
+        finish(start, directory)
+    first, second = weights(one.recovered_dir), weights(other.recovered_dir)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_distillation_trains_the_weights_of_the_cut_layers_alone(
     experiment: Any, run_of: Any, start: Any, text: Path
 ) -> None:
@@ -128,3 +173,16 @@ def test_settings_that_cannot_work_are_refused_beside_their_field(
     made = experiment(pruning={"method": "l2", "ratio": 0.5}, recovery=recovery(text, **change))
     problems = check(made, Architecture.from_config(tiny_config()))
     assert [each.field for each in problems if each.level == "error"] == [field]
+
+
+def test_hidden_states_of_another_width_are_not_held_against_the_dense_ones(
+    experiment: Any, tiny_config: Any, text: Path
+) -> None:
+    from core.checks import check
+    from core.models.sizes import Architecture
+
+    how = recovery(text, kind="distillation", hidden_mix=0.5)
+    for method, fields in (("hidden", ["recovery.hidden_mix"]), ("l2", [])):
+        made = experiment(pruning={"method": method, "ratio": 0.5}, recovery=how)
+        problems = check(made, Architecture.from_config(tiny_config()))
+        assert [each.field for each in problems if each.level == "error"] == fields

@@ -171,11 +171,48 @@ def test_a_killed_training_goes_on_to_the_same_end(
     with pytest.raises(Cancelled):
         run(tiny_llama(), choice(), tmp_path / "killed", progress=stop)
     resumed, again = run(tiny_llama(), choice(), tmp_path / "killed")
-    assert again.steps == done.steps
+    assert (again.steps, again.loss_first) == (done.steps, done.loss_first)  # the start is that of the first attempt
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6), name
     steps = [point["step"] for point in read_curve(tmp_path / "killed" / "curve.jsonl")]
     assert steps == sorted(set(steps))
+
+
+def test_one_that_was_killed_after_its_last_step_is_not_trained_further(tiny_llama: Any, tmp_path: Path) -> None:
+    whole, done = run(tiny_llama(), choice(), tmp_path)
+    weights = {name: value.detach().clone() for name, value in whole.named_parameters()}
+    again, once_more = run(tiny_llama(), choice(), tmp_path)
+    assert once_more.steps == done.steps
+    for name, value in again.named_parameters():
+        assert torch.equal(value, weights[name]), name
+    assert (once_more.validation_after, once_more.loss_first) == (done.validation_after, done.loss_first)
+    assert (once_more.loss_last, once_more.tokens) == (done.loss_last, done.tokens)
+    steps = [point["step"] for point in read_curve(tmp_path / "curve.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_one_that_was_killed_after_its_minutes_is_not_trained_much_further(tiny_llama: Any, tmp_path: Path) -> None:
+    wanted = choice(epochs=10_000, max_minutes=0.02)
+    _, done = run(tiny_llama(), wanted, tmp_path)
+    _, again = run(tiny_llama(), wanted, tmp_path)
+    assert done.steps <= again.steps <= done.steps + 1
+    assert again.stopped == done.stopped
+
+
+def test_full_weights_of_a_masked_model_keep_their_zeros(tiny_llama: Any, tmp_path: Path) -> None:
+    from core.recovery.recover import Pruned, _trainable
+
+    model = masked(tiny_llama)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = choice(kind="distillation", full_weights=True, learning_rate=0.001)
+    trainable = _trainable(model, wanted, Pruned(tmp_path, masked=True, cut_layers=(0, 1)))
+    teacher = tiny_llama()
+    run(trainable, wanted, tmp_path, objective=Objective(trainable, teacher, 0.5, 2.0))
+    changed = 0
+    for name, value in model.state_dict().items():
+        assert torch.equal(value == 0, before[name] == 0), name
+        changed += int(not torch.equal(value, before[name]))
+    assert changed == 7 * 2
 
 
 def test_the_minutes_allowed_end_it(tiny_llama: Any, tmp_path: Path) -> None:
@@ -243,6 +280,11 @@ def test_where_memory_does_not_suffice_the_micro_batch_is_halved(tiny_llama: Any
     tight.nll, tight.student, tight.teacher = objective.nll, model, None
     _, done = run(model, choice(micro_batch=4, batch_size=4), tmp_path, objective=tight)
     assert (done.micro_batch, done.accumulation, done.gradient_checkpointing) == (1, 4, True)
+
+
+@pytest.mark.parametrize(("micro", "batch", "smaller"), [(4, 64, 2), (5, 15, 1), (9, 18, 3), (2, 2, 1), (1, 8, 1)])
+def test_a_smaller_micro_batch_still_divides_the_batch(micro: int, batch: int, smaller: int) -> None:
+    assert training.smaller(micro, batch) == smaller
 
 
 def test_the_rate_warms_up_and_falls_with_steps_or_time() -> None:

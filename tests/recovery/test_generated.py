@@ -1,0 +1,68 @@
+"""Text that the dense model writes itself: seeded, kept, and cut where the model ends it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.recovery import generated as module
+from core.recovery.generated import PROMPT, generated
+
+
+@pytest.fixture(autouse=True)
+def passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passages in the tiny tokenizer's letters, one of them held out."""
+    documents = {"one": ["abcdefghij" * 20], "two": ["klmnopqrst" * 20], "held": ["!" * 200]}
+    monkeypatch.setattr(module.texts, "passage_documents", lambda: documents)
+    monkeypatch.setattr(module.texts, "is_held_out", lambda name: name == "held")
+
+
+def write(model: Any, tokenizer: Any, folder: Path, **changes: Any) -> list[list[int]]:
+    how = {"fingerprint": "f", "documents": 6, "length": 24, "seed": 3, "progress": lambda *_: None, **changes}
+    return generated(model, tokenizer, folder=folder, **how)
+
+
+def test_the_same_seed_writes_the_same_text_and_another_seed_another(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path / "a")
+    torch.rand(7)  # whatever else drew numbers meanwhile
+    assert write(model, tokenizer, tmp_path / "b") == first
+    assert write(model, tokenizer, tmp_path / "c", seed=4) != first
+    assert len(first) == 6
+    assert all(PROMPT < len(each) <= 24 for each in first)
+
+
+def test_it_begins_with_passages_that_are_not_held_out(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    starts = {tokenizer.decode(each[:PROMPT]).replace(" ", "") for each in write(tiny_llama(), tokenizer, tmp_path)}
+    assert starts <= {("abcdefghij" * 2)[:PROMPT], ("klmnopqrst" * 2)[:PROMPT]}
+
+
+def test_what_was_written_is_kept_and_read_again(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path)
+    model.generate = None
+    assert write(model, tokenizer, tmp_path) == first
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    with pytest.raises(TypeError):
+        write(model, tokenizer, tmp_path, fingerprint="another model")
+
+
+def test_a_document_ends_where_the_model_ends_it() -> None:
+    end = 2
+    assert module._cut([*range(10, 10 + PROMPT), 5, end, 7], end) == [*range(10, 10 + PROMPT), 5]
+    assert module._cut([end, *range(10, 10 + PROMPT), 5], None) == [end, *range(10, 10 + PROMPT), 5]
+
+
+def test_the_random_numbers_of_the_rest_of_the_run_are_not_touched(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    write(tiny_llama(0), tiny_tokenizer(), tmp_path)  # making the model seeds, too
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(3), expected)
