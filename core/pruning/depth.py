@@ -49,8 +49,16 @@ def _scores(job: Job) -> Tensor:
     if "blocks" not in job.needs:
         scores: Tensor = job.call(0, "layers", layers=selected, n_layers=job.plan.before.n_layers)
         return scores
+    names = [str(index) for index in selected]
+    kept = job.kept_scores(names, lambda: _of_blocks(job))
+    return torch.stack([kept[name] for name in names])
+
+
+def _of_blocks(job: Job) -> dict[str, Tensor]:
+    """A score for each selected layer, by its number, in one pass over the text."""
+    selected = job.plan.selected
     stream = job.enter(0.01)
-    found: list[Tensor] = []
+    found: dict[str, Tensor] = {}
     passes = (selected[-1] + 1) * len(stream)
     for index in range(selected[-1] + 1):
         chosen = index in selected
@@ -65,8 +73,8 @@ def _scores(job: Job) -> Tensor:
                     sums, tokens = sums + each.sum(dtype=torch.float64).cpu(), tokens + each.numel()
                 job.calibrated((index * len(stream) + i + 1) / passes)
             if chosen:
-                found.append(sums / tokens)
-    return torch.stack(found)
+                found[str(index)] = sums / tokens
+    return found
 
 
 class Losses:

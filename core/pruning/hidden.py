@@ -18,7 +18,8 @@ def hidden(job: Job) -> None:
     """Cut the stream down to the planned number of channels."""
     width = job.plan.after.hidden_size
     if width < job.plan.before.hidden_size:
-        kept = keep_best(_scores(job), width)
+        scores = job.kept_scores(["stream"], lambda: {"stream": _scores(job)})["stream"]
+        kept = keep_best(scores, width)
         job.progress(0, 1, "model")
         surgery.cut_hidden(job.body.model, job.body.family, kept)
         surgery.finish(job.body.model, job.body.family)

@@ -1,7 +1,8 @@
 """What the kinds of pruning share: one experiment's method, plan, model and calibration text, and its report."""
 
+import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -55,6 +56,39 @@ class Job:
     def needs(self) -> frozenset[str]:
         """What calibration gathers for the method, allocation and reconstruction apart."""
         return frozenset(self.method.needs_for(self.pruning.options))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether scores of this method are kept for the next run: those that read text, where there is a place."""
+        return self.cache is not None and bool(self.needs)
+
+    def kept_scores(self, names: Sequence[str], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The scores of all `names`, from an earlier run that asked the same; else computed, and kept."""
+        if self.cache is None or not self.keeps:
+            found = compute()
+        else:
+            what = self._determines()
+            held = self.cache.read(what, names)
+            if held is not None:
+                return held
+            found = compute()
+            self.cache.write(what, found)
+        return {name: found[name] for name in names}
+
+    def _determines(self) -> dict[str, Any]:
+        """Everything that decides the scores, the model apart."""
+        assert self.windows is not None
+        tokens = hashlib.sha256(self.windows.cpu().contiguous().numpy().tobytes()).hexdigest()
+        found: dict[str, Any] = {
+            "method": self.method.name,
+            "options": self.pruning.options,
+            "heads": self.pruning.heads,
+            "tokens": tokens,
+            "windows": list(self.windows.shape),
+            "batch_size": self.pruning.calibration.batch_size,
+            "passes": str(self.walk.dtype),
+        }
+        return found | ({"seed": self.seed} if self.method.seeded_for(self.pruning.options) else {})
 
     @cached_property
     def gather(self) -> tuple[Gather, ...]:

@@ -1,7 +1,6 @@
 """Removing heads and MLP channels: score the dense model's units, share the ratio out, cut, and refit if asked for."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,33 +58,17 @@ def importances(job: Job) -> dict[Key, Tensor]:
         wanted = [(index, part) for index in job.plan.selected for part in job.pruning.parts]
     if not wanted:
         return {}
-    what = _identity(job) if job.cache is not None and job.needs else None
-    if what is not None and job.cache is not None:
-        held = job.cache.read(what, [f"{index}.{part}" for index, part in wanted])
-        if held is not None:
-            return {(index, part): held[f"{index}.{part}"] for index, part in wanted}
-    scores = _computed(job, wanted)
-    if what is not None and job.cache is not None:
-        job.cache.write(what, {f"{index}.{part}": each for (index, part), each in scores.items()})
-    return scores
+    names = {f"{index}.{part}": (index, part) for index, part in wanted}
 
+    # All parts, though some lose nothing at this ratio: the next run of a sweep, which cuts them, then reads no text.
+    whole: list[Key] = [(index, part) for index in job.plan.selected for part in job.pruning.parts]
 
-def _identity(job: Job) -> dict[str, Any]:
-    """Everything that determines the scores, the model apart."""
-    import hashlib
+    def compute() -> dict[str, Tensor]:
+        scores = _computed(job, whole if job.keeps else wanted)
+        return {f"{index}.{part}": each for (index, part), each in scores.items()}
 
-    assert job.windows is not None
-    tokens = hashlib.sha256(job.windows.cpu().contiguous().numpy().tobytes()).hexdigest()
-    found: dict[str, Any] = {
-        "method": job.method.name,
-        "options": job.pruning.options,
-        "heads": job.pruning.heads,
-        "tokens": tokens,
-        "windows": list(job.windows.shape),
-        "batch_size": job.pruning.calibration.batch_size,
-        "passes": str(job.walk.dtype),
-    }
-    return found | ({"seed": job.seed} if job.method.seeded_for(job.pruning.options) else {})
+    found = job.kept_scores(list(names), compute)
+    return {key: found[name] for name, key in names.items()}
 
 
 def _computed(job: Job, wanted: list[Key]) -> dict[Key, Tensor]:

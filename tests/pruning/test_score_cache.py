@@ -47,7 +47,8 @@ def cut(
     model: Any, windows: torch.Tensor | None, cache: ScoreCache | None, seed: int = 0, **fields: Any
 ) -> tuple[Any, PruneOutcome]:
     pruned = copy.deepcopy(model)
-    pruning = Pruning(**{"method": "taylor", "ratio": 0.5, "round_to": 1, **fields})
+    usual = {"method": "taylor", "ratio": 0.5} | ({} if "method" in fields and "options" in fields else {"round_to": 1})
+    pruning = Pruning(**{**usual, **fields})
     architecture = Architecture.from_config(model.config.to_dict())
     return pruned, prune(
         pruned, pruning, architecture=architecture, windows=windows, seed=seed, device="cpu", cache=cache
@@ -84,6 +85,39 @@ def test_another_ratio_or_rounding_uses_the_same_scores(
         found, _ = cut(model, windows, cache_in(tmp_path), **fields)
         assert same(found, expected), fields
         assert len(passes) == before, fields
+
+
+def test_a_ratio_that_spares_a_part_computes_it_for_the_next_one(
+    model: Any, windows: torch.Tensor, tmp_path: Path, passes: list[int]
+) -> None:
+    """A quarter of two KV groups is none: attention is not cut, and yet the run that halves it reads no text."""
+    few, report = cut(model, windows, cache_in(tmp_path), ratio=0.25)
+    assert {(row["kv_after"], row["mlp_after"]) for row in report.layers} == {(2, 36)}
+    assert same(few, cut(model, windows, None, ratio=0.25)[0])
+    before = len(passes)
+    half, _ = cut(model, windows, cache_in(tmp_path), ratio=0.5)
+    assert len(passes) == before
+    assert same(half, cut(model, windows, None, ratio=0.5)[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "block_influence", "ratio": 0.34, "options": {}},
+        {"method": "hidden", "ratio": 0.25, "options": {"criterion": "taylor"}},
+    ],
+)
+def test_layers_and_channels_of_the_stream_are_scored_once_too(
+    model: Any, windows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    expected, _ = cut(model, windows, None, **fields)
+    more, _ = cut(model, windows, None, **{**fields, "ratio": 0.7})
+    first, _ = cut(model, windows, cache_in(tmp_path), **fields)
+    assert same(first, expected)
+    for name in ("core.pruning.depth._of_blocks", "core.pruning.hidden._scores"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("scored again"))
+    assert same(cut(model, windows, cache_in(tmp_path), **fields)[0], expected)
+    assert same(cut(model, windows, cache_in(tmp_path), **{**fields, "ratio": 0.7})[0], more)
 
 
 def test_a_part_or_layer_that_is_missing_is_computed_and_added(
