@@ -12,24 +12,26 @@ from typing import Any
 
 import pandas as pd
 
-from core import board, estimate, history, origins, pairs, presets, settings, talkers
+from core import board, estimate, history, pairs, presets, settings, talkers
 from core import preview as previews
 from core.chat.client import ChatClient
 from core.data import corpora as texts
 from core.data import tasks as task_names
 from core.device import info, resolve_device
-from core.errors import ExperimentError, InputError, QueueError
+from core.errors import InputError, QueueError
 from core.experiment import Experiment
 from core.exports import ExportsOfRuns
-from core.jobs import exporting, ownership
+from core.jobs import ownership
 from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.ownership import Owner
-from core.jobs.rundir import RunDirectory, new_run_id
+from core.jobs.rundir import RunDirectory
 from core.jobs.supervisor import Supervisor
 from core.models import catalogue
 from core.models.sizes import Architecture
 from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
+from core.preferences import Preferences
 from core.pruning import registry
+from core.queueing import QueueOfRuns
 from core.recoveries import Recoveries
 from core.storage.store import Store
 from core.studies import Studies
@@ -55,10 +57,9 @@ __all__ = [
 ]
 
 SYNC_EVERY_S = 0.5
-ACTIVE = ("WAITING", "RUNNING", "INTERRUPTED")
 
 
-class Service(ExportsOfRuns):
+class Service(QueueOfRuns, ExportsOfRuns):
     """One per process and home. `supervisor=False` shows a home without running its queue.
 
     Where another process owns the queue, this one shows everything and changes nothing: `read_only`.
@@ -75,6 +76,7 @@ class Service(ExportsOfRuns):
             raise
         self.recovery = Recoveries(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
+        self.preferences = Preferences(self.home)
         self.travel = Travel(self._store, self.home, self.studies)
         self._notice = why or ("" if self._store.read_only else self._store.notice)
         self._lock = threading.Lock()
@@ -183,61 +185,6 @@ class Service(ExportsOfRuns):
         return presets.quick_look()
 
     # --- the queue
-
-    def submit(self, experiments: list[Experiment], with_baseline: bool = False) -> list[str]:
-        """Queue these runs, in this order; returns their ids. InputError, and nothing queued, if one cannot work.
-
-        `with_baseline` puts the dense model, judged in the same way, before them, unless such a run is complete or in
-        the queue.
-        """
-        supervisor = self._owner()
-        known = [previews.settle(experiment) for experiment in experiments]
-        if with_baseline:
-            known = [*self._missing_baselines(known), *known]
-        problems = [problem for setting in known for problem in previews.problems_of(setting)]
-        errors = list(dict.fromkeys(problem for problem in problems if problem.level == "error"))
-        if errors:
-            raise ExperimentError.of(errors)
-        return [self._enqueue(supervisor, setting) for setting in known]
-
-    def missing_baselines(self, experiments: list[Experiment]) -> list[Experiment]:
-        """The dense runs that `submit(…, with_baseline=True)` would put before these."""
-        known = self._missing_baselines([previews.settle(experiment) for experiment in experiments])
-        return [setting.experiment for setting in known]
-
-    def submit_baselines(self, run_ids: Sequence[str]) -> list[str]:
-        """Queue the dense models that these runs are to be compared with, unless they are there; returns their ids."""
-        asked = [board.existing(self.home, run_id).experiment() for run_id in run_ids]
-        return self.submit(self.missing_baselines(asked))
-
-    def cancel(self, run_id: str) -> None:
-        """Take a run out of the queue, or ask its worker to stop; after 20 s it is ended by force."""
-        self._owner().cancel(board.existing(self.home, run_id).id)
-
-    def retry(self, run_id: str) -> str:
-        """Queue the same experiment as a new run; returns its id. QueueError while the old one is not over."""
-        directory = board.existing(self.home, run_id)
-        state = directory.status().state
-        if not state.finished:
-            raise QueueError(f"Run {run_id} is {state}.", "Cancel it first, or wait until it is over.")
-        return self.submit([origins.experiment_to_run(directory)])[0]
-
-    def delete(self, run_id: str) -> None:
-        """Remove a run with all its files. QueueError while it is worked on."""
-        owner, directory = self._owner(), board.existing(self.home, run_id)
-        exporting.cancel_all(directory)
-        owner.delete(directory.id)
-
-    def move(self, run_id: str, by: int) -> None:
-        """Move a waiting run by that many places; negative is towards the head."""
-        self._owner().move(run_id, by)
-
-    def pause(self, paused: bool = True) -> None:
-        """Start no more runs (what runs goes on), or start them again."""
-        if paused:
-            self._owner().pause()
-        else:
-            self._owner().resume()
 
     def status_line(self) -> StatusLine:
         """Device, what runs, and the queue."""
@@ -374,26 +321,6 @@ class Service(ExportsOfRuns):
         if kept is None or kept[0] != key:
             kept = self._pace = (key, history.pace(self._store, work.device, work.dtype))
         return kept[1]
-
-    def _missing_baselines(self, known: list[previews.Setting]) -> list[previews.Setting]:
-        self._sync()
-        taken = {setting.hash for setting in known}
-        missing = []
-        for setting in known:
-            if setting.experiment.dense:
-                continue
-            dense = previews.settle(presets.dense_like(setting.experiment))
-            if dense.hash not in taken and not history.identical(self._store, dense.hash, (*ACTIVE, "COMPLETE")):
-                missing.append(dense)
-            taken.add(dense.hash)
-        return missing
-
-    def _enqueue(self, supervisor: Supervisor, setting: previews.Setting) -> str:
-        run_id = new_run_id(setting.hash)
-        directory = RunDirectory.of(self.home / "runs", run_id)
-        directory.write_experiment(setting.experiment)
-        supervisor.enqueue(run_id, hash=setting.hash, resolved=setting.resolved())
-        return run_id
 
 
 def _unsettled(experiment: Experiment, error: InputError) -> Preview:

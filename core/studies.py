@@ -14,14 +14,15 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from core import settings
 from core.errors import EspalierError, ExperimentError, InputError, Problem, UnknownNameError
 from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, new_run_id, to_json, write_atomic
 from core.origins import distrusted, study_came
+from core.preferences import Preferences
 from core.preview import Setting, problem_of, problems_of, settle
 from core.storage.store import FINISHED, Store
 from core.study import Planned, Study, expand, key_of, shipped
+from core.study_shares import shared
 from core.views import Preview
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class StudyPreview:
 
     done: id of a complete run that computes the same, or ''.
     Totals are of what is still to do; a problem is a reason why a run is left out. money: None without a price.
+    shared: what several of its runs need and is computed once, a sentence each.
     """
 
     rows: pd.DataFrame
@@ -54,6 +56,7 @@ class StudyPreview:
     memory_bytes: int
     money: float | None
     basis: str
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,34 @@ class Studies:
         write_atomic(path, study.to_yaml())
         return path
 
+    def read(self, text: str) -> Study:
+        """A study from YAML that somebody gave. ExperimentError says what is wrong with it and where."""
+        study = Study.from_yaml(text)
+        expand(study)
+        return study
+
+    def count(self, study: Study) -> int:
+        """How many runs a study stands for."""
+        return len(expand(study).runs)
+
+    def stamp(self) -> int:
+        """Grows with every change of a run: whoever keeps a preview keeps it with the stamp it was given at."""
+        return self._store.version
+
+    def is_own(self, study: Study) -> bool:
+        """Whether the study is kept in this home, and so can be deleted; those that come with Espalier cannot."""
+        return (self._home / "studies" / f"{study.id}{SUFFIX}").is_file()
+
+    def delete(self, study: Study) -> None:
+        """Forget a study's YAML; its runs stay."""
+        self._owner()
+        (self._home / "studies" / f"{study.id}{SUFFIX}").unlink(missing_ok=True)
+
     # --- before
 
     def preview(self, study: Study, price_per_hour: float | None = None) -> StudyPreview:
         """Every run with its cost, and what cannot work with its reason. ExperimentError if nothing of it can."""
-        price = settings.price_per_hour() if price_per_hour is None else price_per_hour
+        price = Preferences(self._home).price_per_hour() if price_per_hour is None else price_per_hour
         expansion = expand(study)
         rows: list[dict[str, Any]] = []
         basis = ""
@@ -139,6 +165,7 @@ class Studies:
             memory_bytes=int(ahead["memory_bytes"].max()) if len(ahead) else 0,
             money=None if price is None else price * seconds / 3600,
             basis=basis,
+            shared=tuple(shared([run.experiment for run in expansion.runs])),
         )
 
     # --- the queue

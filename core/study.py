@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,8 @@ def _short(value: Any) -> str:
 # --- files
 
 
-def shipped() -> list[Study]:
+@cache
+def shipped() -> tuple[Study, ...]:
     """The studies that come with Espalier, the quickest first."""
     found = [Study.from_yaml(path.read_text(encoding="utf-8")) for path in sorted(SHIPPED.glob("*.yaml"))]
-    return sorted(found, key=lambda study: (len(expand(study).runs), study.name))
+    return tuple(sorted(found, key=lambda study: (len(expand(study).runs), study.name)))

@@ -6,6 +6,7 @@ from pages._parts import door, status, theme
 
 PAGES = [
     st.Page("launch.py", title="Launch", icon=":material/content_cut:", default=True),
+    st.Page("studies.py", title="Studies", icon=":material/account_tree:"),
     st.Page("runs.py", title="Runs", icon=":material/view_list:"),
     st.Page("compare.py", title="Compare", icon=":material/monitoring:"),
     st.Page("chat.py", title="Chat", icon=":material/forum:"),

@@ -6,6 +6,7 @@ from core.errors import ExperimentError
 from core.experiment import Experiment
 from core.presets import quick_look
 from core.study import Study, expand, key_of, shipped
+from core.study_shares import shared
 
 BASE = "name: Mine\nbase: {pruning: {ratio: 0.5, layers: [4, 25]}, evaluation: {tasks: []}}\n"
 
@@ -183,3 +184,16 @@ def test_the_study_is_the_one_that_was_asked_for():
 def test_the_quick_look_is_the_same_from_a_file():
     quick = next(one for one in shipped() if one.id == "quick-look")
     assert {run.key for run in expand(quick).runs} == {key_of(one) for one in quick_look()}
+
+
+def test_what_several_runs_share_is_said():
+    runs = [run.experiment for run in expand(next(one for one in shipped() if one.id == "the-study")).runs]
+    said = shared(runs)
+    assert said == [
+        "The dense model is judged once, for all 41 runs that are compared with it.",
+        "Scores of Taylor (LLM-Pruner) are computed once, for 7 runs that differ in how much they remove.",
+        "The evaluation of 2 pruned models before recovery is taken from the run without recovery.",
+    ]
+    assert shared(runs[:2]) == []
+    masks = [run for run in runs if run.pruning is not None and run.pruning.method == "wanda"]
+    assert not any("Wanda" in sentence for sentence in shared(masks))

@@ -42,7 +42,7 @@ def test_the_first_page_is_launch_and_the_slim_line_says_device_memory_work_and_
     assert "Launch</h1>" in shown
 
 
-@pytest.mark.parametrize("page", ["launch.py", "runs.py", "compare.py", "chat.py"])
+@pytest.mark.parametrize("page", ["launch.py", "studies.py", "runs.py", "compare.py", "chat.py"])
 def test_every_page_opens_on_an_empty_home_with_the_slim_line(page: str) -> None:
     app = AppTest.from_file(MAIN, default_timeout=60).run()
     app.switch_page(page).run()

@@ -1,0 +1,159 @@
+"""Studies: chosen, written, imported, queued and stopped as one, on the page."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.jobs.rundir import RunDirectory
+from core.service import Service
+from pages._parts import studies_text as say
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MINE = """name: My <b>own</b>
+note: What <i>for</i>.
+base: {pruning: {ratio: 0.34, layers: [4, 25], calibration: {samples: 8, length: 256}},
+       evaluation: {tasks: [piqa], limit: 20, fidelity: false}}
+grid: {pruning.method: [taylor, l1], pruning.pattern: [unstructured, "2:4"]}
+"""
+
+
+def page(study: str = "") -> AppTest:
+    app = AppTest.from_file(str(ROOT / "pages" / "studies.py"), default_timeout=60)
+    if study:
+        app.query_params["study"] = study
+    app.run()
+    assert not app.exception
+    return app
+
+
+def html(app: AppTest) -> str:
+    bodies = [str(element.proto.body) for element in app.get("html")]
+    return "\n".join(body for body in bodies if not body.startswith("<style"))
+
+
+def keys(app: AppTest) -> set[str]:
+    return {str(button.key) for button in app.button}
+
+
+@pytest.fixture(autouse=True)
+def paused(service: Service) -> None:
+    service.pause()
+
+
+def test_the_list_offers_the_ready_made_studies_and_a_door_for_ones_own(service: Service) -> None:
+    app = page()
+    shown = html(app)
+    assert "The study on SmolLM2</b>" in shown
+    assert "42 runs" in shown
+    app.button(key="studies_open_quick-look").click().run()
+    assert not app.exception
+    assert "quick-look" in app.query_params["study"]
+    assert "Quick look</h1>" in html(app)
+    assert "studies_delete" not in keys(app)
+
+
+def test_a_study_is_written_previewed_queued_and_stopped(service: Service) -> None:
+    app = page()
+    app.text_area[0].set_value(MINE).run()
+    app.button(key="studies_write").click().run()
+    assert not app.exception
+    assert "my-b-own-b" in app.query_params["study"]
+    shown = html(app)
+    assert "<b>own" not in shown
+    assert "My &lt;b&gt;own&lt;/b&gt;</h1>" in shown
+    assert "<dt>left to do</dt><dd>3 runs</dd>" in shown
+    assert "does not apply to taylor" in shown  # 2:4, left out with its reason
+    assert "The dense model is judged once, for all 2 runs" in shown
+    assert list(app.dataframe[0].value["state"]) == ["not queued"] * 3
+    app.button(key="studies_queue").click().run()
+    assert not app.exception
+    assert service.status_line().queue_length == 3
+    assert "3 waiting" in html(app)
+    assert "studies_queue" not in keys(app)
+    app.button(key="studies_stop").click().run()
+    assert service.status_line().queue_length == 3  # asked first
+    app.button(key="studies_yes").click().run()
+    assert not app.exception
+    assert service.status_line().queue_length == 0
+    assert "3 cancelled" in html(app)
+    assert "studies_queue" in keys(app)
+
+
+def test_a_price_turns_hours_into_money_and_is_kept(service: Service) -> None:
+    app = page("the-study-on-smollm2")
+    assert "<dt>costs</dt>" not in html(app)
+    app.number_input(key="studies_price").set_value(2.5).run()
+    assert not app.exception
+    assert "<dt>costs</dt>" in html(app)
+    assert service.preferences.price_per_hour() == 2.5
+    assert "<dt>costs</dt>" in html(page("the-study-on-smollm2"))
+
+
+def test_mistakes_in_yaml_are_said_and_nothing_is_kept(service: Service) -> None:
+    app = page()
+    app.text_area[0].set_value("name: x\ngrid: {pruning.ratoi: [1]}").run()
+    app.button(key="studies_write").click().run()
+    assert not app.exception
+    assert "Did you mean" in html(app)
+    assert not (service.home / "studies").exists()
+    app.text_area[0].set_value("name: Quick look\nruns: [{pruning.method: l1}]").run()
+    app.button(key="studies_write").click().run()
+    assert "another study called Quick look" in html(app)
+
+
+def test_a_changed_study_is_saved_and_can_be_deleted(service: Service) -> None:
+    service.studies.save(service.studies.read(MINE))
+    app = page("my-b-own-b")
+    area = app.text_area(key="studies_text_my-b-own-b")
+    area.set_value(area.value.replace("taylor", "l2")).run()
+    app.button(key="studies_save").click().run()
+    assert not app.exception
+    assert "l2" in (service.home / "studies" / "my-b-own-b.yaml").read_text()
+    app.button(key="studies_delete").click().run()
+    app.button(key="studies_yes").click().run()
+    assert not app.exception
+    assert not list((service.home / "studies").glob("*.yaml"))
+    assert "study" not in app.query_params
+
+
+def test_an_imported_study_says_where_it_was_measured_and_goes_as_one(
+    service: Service, run_folder: Any, tmp_path: Path
+) -> None:
+    run_id = run_folder("l1", {"method": "l1", "ratio": 0.34})
+    folder = RunDirectory(service.home / "runs" / run_id)
+    folder.study_file.write_text('{"v": 1, "study": "far-away"}')
+    experiment = folder.experiment()
+    base = experiment.to_dict()
+    del base["name"]
+    study = service.studies.read("name: Far away\nbaseline: false")
+    study = study.model_copy(update={"base": base})
+    file = service.travel.pack(study, tmp_path / "far.parquet", origin="by <us>").file
+    service.delete(run_id)
+    service.travel.take_in(file)
+    assert "imported" in html(page())
+    app = page("far-away")
+    shown = html(app)
+    assert "by &lt;us&gt; · measured on AMD EPYC" in shown
+    assert "1 complete" in shown
+    assert app.get("download_button")
+    app.button(key="studies_delete").click().run()
+    app.button(key="studies_yes").click().run()
+    assert not app.exception
+    assert service.runs().empty
+    assert "far-away" not in [study.id for study in service.studies.all()]
+
+
+def test_a_study_that_is_not_there_leads_back(service: Service) -> None:
+    app = page("../secrets")
+    assert "There is no study" in html(app)
+    app.button(key="studies_back").click().run()
+    assert "Ready made" in html(app)
+
+
+def test_counts_in_words() -> None:
+    assert say.counts_line({"NOT QUEUED": 3}) == ""
+    assert say.counts_line({"NOT QUEUED": 1, "COMPLETE": 2, "RUNNING": 1}) == "2 complete, 1 running, 1 not queued"
+    assert 'aria-valuenow="2"' in say.progress_html({"COMPLETE": 2, "FAILED": 1})
+    assert "width:66.67%" in say.progress_html({"COMPLETE": 2, "FAILED": 1})
