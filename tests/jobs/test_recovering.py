@@ -183,6 +183,7 @@ def test_hidden_states_of_another_width_are_not_held_against_the_dense_ones(
 
     how = recovery(text, kind="distillation", hidden_mix=0.5)
     for method, fields in (("hidden", ["recovery.hidden_mix"]), ("l2", [])):
-        made = experiment(pruning={"method": method, "ratio": 0.5}, recovery=how)
+        calibration = {"path": str(text), **CALIBRATION}
+        made = experiment(pruning={"method": method, "ratio": 0.5, "calibration": calibration}, recovery=how)
         problems = check(made, Architecture.from_config(tiny_config()))
         assert [each.field for each in problems if each.level == "error"] == fields
