@@ -40,7 +40,10 @@ class Recoveries:
         """How the trainings of recovered runs went: run_id, what (in words), minutes, tokens, steps, diverged."""
         rows = []
         for run_id in run_ids:
-            directory = existing(self._home, run_id)
+            try:
+                directory = existing(self._home, run_id)
+            except EspalierError:  # deleted meanwhile
+                continue
             found = mapping((directory.results() or {}).get("recovery"))
             training, data = mapping(found.get("training")), mapping(found.get("data"))
             seconds, tokens, steps = (_number(training.get(name)) for name in ("seconds", "tokens", "steps"))

@@ -125,6 +125,26 @@ def test_a_failed_training_keeps_the_numbers_from_before_and_its_curve(
     assert titles(app) == ["Training"]
 
 
+def test_after_a_failed_training_the_pruned_model_is_there_to_talk_to_and_export(
+    run_folder: Any, service: Any, home: Path
+) -> None:
+    from tests.pages.conftest import results
+
+    run_id = run_folder("tuned", TAYLOR, state="FAILED", recovery={"kind": "lora"}, reason="Memory ran out.")
+    folder = RunDirectory(home / "runs" / run_id)
+    assert not {"runs_chat", "runs_export"} & {str(button.key) for button in page("runs.py", run=run_id).button}
+    for name in ("save", "evaluate"):
+        folder.write_stage(name, {"seconds": 1.0})
+    folder.write_results(results(run_id, folder.experiment(), (78.5, 0.57), 0.169))
+    (folder.path / "model").mkdir()
+    (folder.path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    service._store.ingest(folder.path)
+    keys = {str(button.key) for button in page("runs.py", run=run_id).button}
+    assert {"runs_chat", "runs_retry"} <= keys
+    assert "runs_export" not in keys  # a config without sizes: there is nothing to choose from
+    assert [model.key for model in service.chat_models() if model.run_id] == [f"{run_id}:pruned"]
+
+
 def test_results_that_somebody_edited_do_not_break_the_pages(recovered: Any, service: Any, home: Path) -> None:
     run_id = recovered("tuned", (33.0, 0.61))
     folder = RunDirectory(home / "runs" / run_id)

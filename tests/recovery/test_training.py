@@ -216,7 +216,12 @@ def test_full_weights_of_a_masked_model_keep_their_zeros(tiny_llama: Any, tmp_pa
 
 
 def test_the_minutes_allowed_end_it(tiny_llama: Any, tmp_path: Path) -> None:
-    _, done = run(tiny_llama(), choice(epochs=10_000, max_minutes=0.03), tmp_path)
+    told: list[tuple[float, float, str]] = []
+    _, done = run(
+        tiny_llama(), choice(epochs=10_000, max_minutes=0.03), tmp_path, progress=lambda *what: told.append(what)
+    )
+    assert {unit for _, _, unit in told} <= {"s", "steps"}
+    assert told[-1] == (pytest.approx(1.8), pytest.approx(1.8), "s")  # seconds, since they end it, and not steps
     assert done.steps < done.planned_steps
     assert "0.03 min," in done.stopped
     assert read_curve(tmp_path / "curve.jsonl")[-1]["rate"] == pytest.approx(0, abs=1e-3)
