@@ -12,6 +12,7 @@ Auto = Literal["auto"]
 Part = Literal["attention", "mlp"]
 BatchSize = Auto | Annotated[int, Field(ge=1, le=65536)]
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
+MANY = 1_000_000_000  # more than anybody means: beyond it numbers stop being exact
 SEVEN_TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
 
@@ -235,7 +236,7 @@ class RecoveryData(Section):
     format: Literal["instructions", "chat", "text"] = Field(
         "text", description="Rows of instruction/input/output, chat messages, or plain text."
     )
-    max_samples: int | None = Field(None, ge=1, description="Use at most this many rows; empty is all.")
+    max_samples: int | None = Field(None, ge=1, le=MANY, description="Use at most this many rows; empty is all.")
 
 
 class Recovery(Section):
@@ -246,27 +247,28 @@ class Recovery(Section):
     )
     data: RecoveryData = Field(default_factory=RecoveryData, description="What the pruned model learns from.")
     rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA matrices.")
-    alpha: float = Field(16, gt=0, description="LoRA scale: updates are multiplied by alpha / rank.")
+    alpha: float = Field(16, gt=0, le=MANY, description="LoRA scale: updates are multiplied by alpha / rank.")
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA inputs.")
     target_modules: Literal["all-linear", "attention", "mlp"] = Field(
         "all-linear", description="Which linear layers get LoRA matrices."
     )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate.")
-    batch_size: int = Field(64, ge=1, description="Samples an optimiser step.")
+    batch_size: int = Field(64, ge=1, le=MANY, description="Samples an optimiser step.")
     micro_batch: BatchSize = Field("auto", description="Samples in one forward pass; auto fits it to the device.")
-    epochs: float = Field(2, gt=0, description="Passes over the data.")
+    epochs: float = Field(2, gt=0, le=MANY, description="Passes over the data.")
     max_minutes: float | None = Field(
-        None, gt=0, description="Stop training after this many minutes; empty is no limit."
+        None, gt=0, le=MANY, description="Stop training after this many minutes; empty is no limit."
     )
-    cutoff: int = Field(256, ge=8, description="Longest sample, in tokens.")
-    warmup_steps: int = Field(100, ge=0, description="Optimiser steps of linear warm-up.")
-    temperature: float = Field(2.0, gt=0, description="Softmax temperature of distillation.")
+    cutoff: int = Field(256, ge=8, le=MANY, description="Longest sample, in tokens.")
+    warmup_steps: int = Field(100, ge=0, le=MANY, description="Optimiser steps of linear warm-up.")
+    temperature: float = Field(2.0, gt=0, le=MANY, description="Softmax temperature of distillation.")
     loss_mix: float = Field(
         0.5, ge=0, le=1, description="Share of the distillation loss in the whole; the rest is the language-model loss."
     )
     hidden_mix: float = Field(
         0.0,
         ge=0,
+        le=MANY,
         description="Weight of the distance between the last hidden states in distillation, as a share of their size.",
     )
     full_weights: bool = Field(False, description="Distil into the weights of the cut layers themselves, without LoRA.")
@@ -282,7 +284,7 @@ class PerplexityCorpus(_Text):
     )
     window: int = Field(512, ge=8, le=131_072, description="Tokens in each window; the value depends strongly on it.")
     max_tokens: int | None = Field(
-        None, ge=8, description="Read only the first windows, up to this many tokens; empty is all."
+        None, ge=8, le=MANY, description="Read only the first windows, up to this many tokens; empty is all."
     )
     bos: bool = Field(False, description="Put the beginning-of-sequence token before each window.")
 
@@ -303,6 +305,7 @@ class Evaluation(Section):
     limit: int | None = Field(
         None,
         ge=1,
+        le=MANY,
         description="Only the first N documents of each task; empty is all. 100 documents mean about ±10 points.",
     )
     shots: int = Field(0, ge=0, le=64, description="Solved examples put before each question.")

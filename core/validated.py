@@ -43,8 +43,15 @@ def _problems(section: type[BaseModel], item: Any, where: str) -> list[Problem]:
     if item["type"] == "missing":
         return [Problem(field, f"{field} is missing.", "Give it a value.")]
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = "" if cause is not None else f" {item['input']!r}"
+    shown = "" if cause is not None else f" {_shown(item['input'])}"
     return [Problem(field, f"{field or 'The experiment'}{shown[:80]}: {message}.".replace("..", "."))]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # Python writes no integers of more than 4300 digits
+        return "that value"
 
 
 def _is_union_tag(part: Any) -> bool:
