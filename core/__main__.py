@@ -1,4 +1,4 @@
-"""The command line: `python -m core run | evaluate | export | study | methods | models | tasks | reindex`.
+"""The command line: `python -m core COMMAND`; `--help` lists the commands.
 
 `run` works without streamlit, duckdb and plotly. Exit codes: 0 done, 1 the run failed, 2 what was asked for cannot be
 done, 130 cancelled.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import evaluate_command, study_command
+from core import evaluate_command, queue_command, study_command
 from core.errors import EspalierError, ExperimentError, InputError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate_command.add(commands, _evaluate, _add_common)
     _add_export(commands)
     study_command.add(commands)
+    queue_command.add(commands)
     for name, function, text in (
         ("methods", _methods, "list the pruning methods"),
         ("models", _models, "list the models that can be chosen by name"),

@@ -65,6 +65,10 @@ class QueueOfRuns:
             raise QueueError(f"Run {run_id} is {state}.", "Cancel it first, or wait until it is over.")
         return self.submit([origins.experiment_to_run(directory)])[0]
 
+    def experiment_to_run(self, run_id: str) -> Experiment:
+        """A run's experiment, to be changed and done again; of an imported one without leave to run foreign code."""
+        return origins.experiment_to_run(board.existing(self.home, run_id))
+
     def delete(self, run_id: str) -> None:
         """Remove a run with all its files. QueueError while it is worked on."""
         owner, directory = self._owner(), board.existing(self.home, run_id)

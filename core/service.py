@@ -22,6 +22,7 @@ from core.errors import InputError, QueueError
 from core.experiment import Experiment
 from core.exports import ExportsOfRuns
 from core.jobs import ownership
+from core.jobs.after_queue import AfterQueue
 from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory
@@ -32,6 +33,7 @@ from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
 from core.preferences import Preferences
 from core.pruning import registry
 from core.queueing import QueueOfRuns
+from core.rebuilds import Rebuilds
 from core.recoveries import Recoveries
 from core.storage.store import Store
 from core.studies import Studies
@@ -77,6 +79,8 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self.recovery = Recoveries(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
         self.preferences = Preferences(self.home)
+        self.rebuilds = Rebuilds(self.home, self._owner)
+        self.after_queue = AfterQueue(self.home) if self._supervisor is None else self._supervisor.after
         self.travel = Travel(self._store, self.home, self.studies)
         self._notice = why or ("" if self._store.read_only else self._store.notice)
         self._lock = threading.Lock()
@@ -88,6 +92,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self._paired: pairs.Known = {}
         if self._supervisor is not None:
             self._supervisor.start()
+            self.rebuilds.settle_all()
 
     flips_at_once = pairs.PAGE
 
@@ -298,6 +303,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
     def _changed(self, run_id: str) -> None:
         """The supervisor says that a run's state changed."""
         self._store.ingest(RunDirectory.of(self.home / "runs", run_id).path)
+        self.rebuilds.settle_quietly(run_id)
 
     def _sync(self) -> None:
         """Look for changed run directories, at most every half second and from one thread; others use what there is."""

@@ -4,10 +4,11 @@ import streamlit as st
 
 from core.errors import InputError
 from core.service import get_service
-from pages._parts import launch_doors, launch_form, launch_preview, launch_state, theme
+from pages._parts import launch_copy, launch_doors, launch_form, launch_preview, launch_state, theme
 
 service = get_service()
 launch_state.start(service)
+launch_copy.take(service)
 if launch_doors.first_start(service):
     launch_doors.first(service)
 theme.heading("Launch", "Choose a way in, or set the four steps yourself.")

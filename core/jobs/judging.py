@@ -138,7 +138,7 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", 
             journal.events.metric(row)
     parts = sorted(journal.directory.stages_dir.glob("*.parquet"))
     join_samples(parts, journal.directory.samples_file, keep="pruned" if recovered else None)
-    journal.finish({}, extra_seconds=earlier)
+    journal.finish({"weights_sha256": models.weights()} if models.known() else {}, extra_seconds=earlier)
     for path in parts:
         path.unlink()
 

@@ -21,6 +21,7 @@ from core import settings
 from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
 from core.jobs import ownership, processes
+from core.jobs.after_queue import AfterQueue
 from core.jobs.queue import Queue
 from core.jobs.rundir import RunDirectory, is_run_id, list_runs
 from core.jobs.stages import is_reusable
@@ -70,6 +71,7 @@ class Supervisor:
         self._on_change = on_change
         self._lock = threading.RLock()
         self._file_lock = ownership.lock_of(self.home)
+        self.after = AfterQueue(self.home)
         self._queue = Queue(self.home / "queue.json")
         self._active: dict[str, _Active] = {}
         self._devices: dict[str, str] = {}
@@ -226,6 +228,7 @@ class Supervisor:
             self._notice_foreign()
         if not self._queue.paused:
             self._start_next()
+        self.after.look(busy=bool(self._active or self._queue.order))
 
     def _tell(self) -> None:
         with self._lock:

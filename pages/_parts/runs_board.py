@@ -30,6 +30,7 @@ def show(service: Service) -> None:
     moving = bool(_running(runs).any() or (_queued(runs).any() and not line.paused))
     st.session_state["runs_settled"] = _settled(runs)
     st.fragment(_live, run_every=EVERY_S if moving else None, key="runs_live")()
+    _after(service)
     _finished(service, runs)
 
 
@@ -113,12 +114,15 @@ def _queue_row(service: Service, row: dict[str, Any], index: int, total: int, ti
     run_id = str(row["id"])
     with st.container(key=f"runs_waiting_{run_id}", horizontal=True, vertical_alignment="center"):
         state = row["state"] if row["state"] == "INTERRUPTED" else ""
+        st.html(f'<span class="esp-place">{index + 1}</span>', width="content")
         st.html(say.row_html(row["name"], say.method_line(row, titles), state))
-        for word, by, sign in (("Move up", -1, "arrow_upward"), ("Move down", 1, "arrow_downward")):
-            at_end = index == (0 if by < 0 else total - 1)
+        moves = (("first", "Move to the front", -index, "vertical_align_top"), ("up", "Move up", -1, "arrow_upward"),
+                 ("down", "Move down", 1, "arrow_downward"))  # fmt: skip
+        for name, word, by, sign in moves:
+            at_end = index == (total - 1 if name == "down" else 0)
             st.button(
                 "",
-                key=f"runs_{'up' if by < 0 else 'down'}_{run_id}",
+                key=f"runs_{name}_{run_id}",
                 icon=f":material/{sign}:",
                 type="tertiary",
                 help=word,
@@ -128,6 +132,34 @@ def _queue_row(service: Service, row: dict[str, Any], index: int, total: int, ti
             )
         st.button("Open", key=f"runs_open_{run_id}", type="tertiary", on_click=open_run, args=(run_id,))
         st.button("Cancel", key=f"runs_cancel_{run_id}", type="tertiary", on_click=act, args=(service.cancel, run_id))
+
+
+def _after(service: Service) -> None:
+    """The command for when the queue is empty, where one is set: what it is, and a switch that asks first."""
+    after = service.after_queue.view()
+    if not after.command:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key="runs_after"):
+        when = "a minute after the queue is empty" if after.seconds is None else "within a minute, unless a run comes"
+        says = f"Runs once, {when}:" if after.on else "A command for when the queue is empty, off:"
+        st.html(f'<p class="esp-fact">{says} <code>{theme.html(after.command)}</code></p>')
+        if after.on:
+            st.button("Switch off", key="runs_after_off", type="tertiary", disabled=service.read_only, on_click=act,
+                      args=(service.after_queue.switch, False))  # fmt: skip
+        elif st.button("Switch on", key="runs_after_on", type="tertiary", disabled=service.read_only):
+            _confirm_after(service, after.command)
+
+
+@st.dialog("Run this when the queue is empty?")
+def _confirm_after(service: Service, command: str) -> None:
+    st.code(command, language="bash", wrap_lines=True)
+    st.html(
+        '<p class="esp-fact">It runs on this machine, with the rights of this app, once: a minute after the last run '
+        "has ended, unless a run comes or somebody switches it off here. It was set in a terminal of this machine.</p>"
+    )
+    if st.button("Run it when the queue is empty", key="runs_after_yes", type="primary", on_click=act,
+                 args=(service.after_queue.switch, True)):  # fmt: skip
+        st.rerun()
 
 
 def act(action: Any, *arguments: Any) -> None:
@@ -152,8 +184,9 @@ def _finished(service: Service, runs: pd.DataFrame) -> None:
             st.switch_page("compare.py")
     shown = done.head(st.session_state.get("runs_finished_shown", FINISHED_SHOWN))
     ids = shown["id"].astype(str).tolist()
+    table = _finished_table(service, shown)
     st.dataframe(
-        _finished_table(service, shown),
+        table,
         key=f"runs_finished_{st.session_state.get('runs_opened', 0)}",
         hide_index=True,
         row_height=38,
@@ -161,7 +194,7 @@ def _finished(service: Service, runs: pd.DataFrame) -> None:
         on_select=lambda: _open_selected(ids),
         selection_mode="single-cell",
         placeholder="",
-        column_config=_columns(),
+        column_config=_columns(state_width=140 if table["state"].str.contains(",").any() else 85),
         alt="Finished runs, newest first. Selecting one opens it.",
     )
     if len(done) > len(shown):
@@ -187,11 +220,13 @@ def _open_selected(ids: list[str]) -> None:
 def _finished_table(service: Service, runs: pd.DataFrame) -> pd.DataFrame:
     titles = {method.name: method.title for method in service.methods()}
     rows = say.records(runs)
+    came = service.travel.runs()
+    states = [(str(row["id"]), say.state_word(row["state"])) for row in rows]
     return pd.DataFrame(
         {
             "tree": _trees(service, runs["id"].astype(str).tolist()),
             "name": runs["name"].fillna("").astype(str).tolist(),
-            "state": [say.state_word(state) for state in runs["state"]],
+            "state": [f"{word}, imported" if run_id in came else word for run_id, word in states],
             "what": [say.method_line(row, titles) for row in rows],
             "removed": [say.removed(row) for row in rows],
             "took": [say.took(float(s)) if pd.notna(s) else "" for s in runs["seconds"]],
@@ -213,12 +248,12 @@ def _trees(service: Service, ids: list[str]) -> list[str]:
     return [drawn.get(run_id, "") for run_id in ids]
 
 
-def _columns() -> dict[str, Any]:
+def _columns(state_width: int) -> dict[str, Any]:
     c = st.column_config
     return {
         "tree": c.ImageColumn("", width=120, help="What the run cut"),
         "name": c.TextColumn("Run", width="medium"),
-        "state": c.TextColumn("State", width=85),
+        "state": c.TextColumn("State", width=state_width),
         "what": c.TextColumn("Method and layers", width=265),
         "removed": c.TextColumn(
             "Of the model", help="Achieved share of the whole model removed, or zeroed", alignment="right"

@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_export, runs_numbers, runs_recovery, theme
+from pages._parts import runs_again, runs_export, runs_numbers, runs_recovery, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_board import EVERY_S, act
 
@@ -72,6 +72,7 @@ def _head(service: Service, detail: RunDetail) -> None:
     )
     with st.container(horizontal=True, key="runs_buttons"):
         _buttons(service, detail)
+    runs_again.facts(service, status.id)
 
 
 def _facts(service: Service, detail: RunDetail) -> str:
@@ -104,6 +105,11 @@ def _buttons(service: Service, detail: RunDetail) -> None:
     run_id, state = detail.status.id, str(detail.status.state)
     if state in (*say.ACTIVE, *say.QUEUED):
         st.button("Cancel run", key="runs_cancel", icon=":material/stop:", on_click=act, args=(service.cancel, run_id))
+        _copy(run_id)
+        if state in say.QUEUED and st.button(
+            "Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"
+        ):
+            _confirm_delete(service, run_id, detail.name)
         return
     if state == "COMPLETE":
         if st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
@@ -115,8 +121,18 @@ def _buttons(service: Service, detail: RunDetail) -> None:
     if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
         st.switch_page("chat.py", query_params={"model": talker})
     runs_export.button(service, run_id)
+    if service.rebuilds.missing(run_id):
+        runs_again.button(service, run_id)
+    _copy(run_id)
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
         _confirm_delete(service, run_id, detail.name)
+
+
+def _copy(run_id: str) -> None:
+    """Launch, filled in with what this run is."""
+    if st.button("Edit a copy", key="runs_copy", icon=":material/edit:", help="Open Launch with these settings"):
+        st.session_state["launch_copy"] = run_id
+        st.switch_page("launch.py")
 
 
 def _retry(service: Service, run_id: str) -> None:
