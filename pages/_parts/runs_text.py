@@ -70,7 +70,7 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         words.append(f"layers {int(first)}–{int(last)}")
     recovery = row.get("recovery")
     if not _nothing(recovery):
-        words.append(RECOVERIES.get(str(recovery), str(recovery)))
+        words.append("distilled" if recovery == "distillation" else RECOVERIES.get(str(recovery), str(recovery)))
     return " · ".join(words)
 
 
