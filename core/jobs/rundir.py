@@ -221,7 +221,8 @@ class RunDirectory:
         match = _RUN_ID.fullmatch(self.path.name)
         created = status.created or status.started
         if created is None and match:
-            created = to_iso(datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC))
+            with contextlib.suppress(ValueError):  # a folder that was named by hand: 20261123-999999-…
+                created = to_iso(datetime.strptime(match[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC))
         return replace(status, id=self.id, created=created, attempt=max(status.attempt, 1))
 
     def ended(self) -> bool:

@@ -14,6 +14,7 @@ from core.experiment import Experiment
 from core.jobs.events import EventWriter
 from core.jobs.rundir import RunDirectory, is_run_id, list_runs, new_run_id, to_json, write_atomic
 from core.jobs.states import State
+from core.storage.store import Store
 
 
 @pytest.fixture
@@ -193,3 +194,13 @@ def test_runs_are_listed_newest_first_and_strangers_left_out(directory: RunDirec
     (directory.path.parent / "notes").mkdir()
     assert [run.id for run in list_runs(directory.path.parent)] == [later.id, directory.id]
     assert list(list_runs(directory.path / "nothing")) == []
+
+
+def test_a_folder_whose_name_is_no_time_is_a_run_all_the_same(home: Path) -> None:
+    """One such folder must not keep the whole store from being opened."""
+    directory = RunDirectory(home / "runs" / "20261399-999999-0a1b2c3d-aaaa")
+    directory.write_experiment(Experiment())
+    assert directory.status().created is None
+    store = Store.open(home)
+    assert list(store.runs()["id"]) == [directory.id]
+    store.close()
