@@ -26,8 +26,11 @@ class ExportsOfRuns:
         return exporting.choices(board.existing(self.home, run_id), stage)
 
     def exports(self, run_id: str) -> list[ExportStatus]:
-        """Exports of a run, running and done."""
-        return exporting.exports(board.existing(self.home, run_id))
+        """Exports of a run, running and done. What says that it lies elsewhere than with the run is left out."""
+        run = board.existing(self.home, run_id)
+        folder = run.path / "export"
+        found = exporting.exports(run)
+        return [each for each in found if not each.path or Path(each.path).resolve().is_relative_to(folder)]
 
     def start_export(self, run_id: str, format_: str, dtype: str, stage: str = "") -> None:
         """Export in a process of its own; `exports` says where it stands."""

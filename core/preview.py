@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from core import estimate
+from core import estimate, roots
 from core.checks import check
 from core.data.corpora import check_corpus, leakage, training_leakage
 from core.data.tasks import check_tasks
@@ -52,7 +52,11 @@ class Setting:
 
 
 def settle(experiment: Experiment) -> Setting:
-    """Resolve model, device and dtype. InputError where one cannot be had; asks a hub only for a hub model's config."""
+    """Resolve model, device and dtype. InputError where one cannot be had; asks a hub only for a hub model's config.
+
+    What it names on this machine must lie under the roots (core/roots.py).
+    """
+    roots.require(experiment)
     device = resolve_device(experiment.device)
     return Setting(experiment, resolve(experiment.model), device, resolve_dtype(experiment.model.dtype, device))
 

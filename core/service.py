@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from core import board, estimate, history, pairs, presets, settings, talkers
+from core import board, estimate, history, pairs, presets, roots, settings, talkers
 from core import preview as previews
 from core.chat.client import ChatClient
 from core.data import corpora as texts
@@ -122,6 +122,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
 
     def architecture(self, model_name: str, trust: bool = False) -> Architecture:
         """Sizes of a model, without loading it. InputError where it cannot be had."""
+        roots.require_model(model_name)
         model = {"name": model_name, "trust_remote_code": trust}
         return catalogue.resolve(Experiment.parse({"model": model}).model).architecture
 

@@ -124,6 +124,19 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / "config.json")
 
 
+def require_safetensors(directory: Path) -> None:
+    """ModelError if an index of the folder names anything but safetensors files in it: the library would open that."""
+    for index in directory.glob("model*.safetensors.index.json"):
+        named = _read_json(index).get("weight_map")
+        files = set(map(str, named.values())) if isinstance(named, dict) else {""}
+        strange = sorted(file for file in files if not re.fullmatch(r"[\w.-]+\.safetensors", file))
+        if strange:
+            raise ModelError(
+                f"{index.name} in {directory} names {strange[0][:80]!r}, which is no safetensors file of that folder.",
+                "Convert the model to safetensors, or copy or download the folder again.",
+            )
+
+
 def _builtin(name: str) -> ModelSource:
     if name != builtin.NAME:
         raise UnknownNameError("built-in model", name, [builtin.NAME])
@@ -144,6 +157,7 @@ def _folder(choice: "ModelChoice", directory: Path) -> ModelSource:
                 "Convert the model to safetensors first.",
             )
         raise ModelError(f"{directory} has no *.safetensors files.", "Copy or download the whole model folder.")
+    require_safetensors(directory)
     return _source(choice, config, title=directory.name, directory=directory)
 
 

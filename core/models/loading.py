@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.device import resolve_dtype, torch_device
 from core.errors import EspalierError, ModelError
 from core.models.builtin import builtin_directory
-from core.models.catalogue import ModelSource, read_config, resolve
+from core.models.catalogue import ModelSource, read_config, require_safetensors, resolve
 from core.models.families import brings_code, families, family
 from core.models.sizes import PER_LAYER_KEY
 from core.progress import Progress, silent
@@ -65,6 +65,7 @@ def load_directory(
     logging.disable_progress_bar()
     directory = Path(path)
     config = read_config(directory)
+    require_safetensors(directory)
     own = PER_LAYER_KEY in config
     code = {} if own else {"trust_remote_code": trust_remote_code and brings_code(config)}
     known = families().get(str(config.get("model_type", "")))

@@ -51,10 +51,9 @@ FULL = {
 KEYS = sorted(names(FULL) | {"pattern", "path", "split", "max_tokens", "bos", "batch_size", "fidelity", "quantised"})
 WORDS = [
     *methods(), "auto", "cpu", "cuda", "cuda:999", "2:4", "4:8", "0:0", "999999999:2", "model", "selected", "global",
-    "owl", "measured", "query_heads", "kv_groups", "distillation", "lora", "passages", "heldout", "piqa",
-    "../../etc/passwd", "/dev/zero", "/etc/passwd", "builtin:", "builtin:x", "a/b", "~", "~nobody/x", "\x00", "<script>", "a\x00b",
-    "*", "x" * 5000,
-    "task.yaml", "/proc/self/environ", "ﬁ", "\u202e", "1e400", "-1", "",
+    "owl", "measured", "query_heads", "kv_groups", "distillation", "lora", "passages", "heldout", "piqa", "-1", "",
+    "../../etc/passwd", "/dev/zero", "/etc/passwd", "builtin:", "builtin:x", "a/b", "~", "~nobody/x", "\x00",
+    "<script>", "a\x00b", "*", "x" * 5000, "task.yaml", "/proc/self/environ", "ﬁ", "\u202e", "1e400",
 ]  # fmt: skip
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-(10**400), 10**400), st.floats(), st.sampled_from(WORDS),
