@@ -1,16 +1,24 @@
 # make app   install what is missing, then open the app at http://127.0.0.1:8501
+# make start, make stop, make status   the same app, detached: it outlives the terminal and the connection
 # make test  install what is missing, then run linters and the whole default test suite
-# Both are safe to repeat; the second time nothing is installed.
+# All are safe to repeat; the second time nothing is installed.
 
 PYTHON ?= python3
 PORT ?= 8501
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: app setup setup-test test lint format clean
+.PHONY: app start stop status setup setup-test test lint format clean
 
 app: setup
+	@$(BIN)/python -m core.desk tunnel --port $(PORT)
 	$(BIN)/streamlit run app.py --server.port $(PORT)
+
+start: setup
+	@$(BIN)/python -m core.desk start --port $(PORT)
+
+stop status: setup
+	@$(BIN)/python -m core.desk $@
 
 setup: .venv/.app
 
