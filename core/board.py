@@ -11,6 +11,7 @@ import pandas as pd
 from core import history
 from core.errors import EspalierError, InputError
 from core.experiment import Experiment
+from core.jobs import freeing
 from core.jobs.rundir import RunDirectory, RunStatus, is_run_id
 from core.jobs.states import State
 from core.models.catalogue import resolve
@@ -113,6 +114,7 @@ def run_detail(store: Store, home: Path, run_id: str) -> RunDetail:
         plan=cut,
         architecture=architecture,
         baseline=history.baseline_for(store, run_id),
+        freed=freeing.read(directory),
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
+    from core.jobs.freeing import Freed
     from core.jobs.ownership import Owner
     from core.jobs.rundir import RunStatus
     from core.models.engines import Engine
@@ -95,6 +96,8 @@ class RunDetail:
     architecture: Architecture | None = None
     baseline: str | None = None
     """The complete dense run that this one can be compared with, or None."""
+    freed: Freed | None = None
+    """Whether a cancelled run gave its memory back."""
 
 
 @dataclass(frozen=True)

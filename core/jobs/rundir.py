@@ -8,6 +8,7 @@
     model/              the worker: the weights as saved
     samples.parquet     the worker: outcomes per document
     state.json          the supervisor, atomic, only while no worker lives
+    freed.json          the supervisor, once: whether a cancelled run gave its memory back (core/jobs/freeing.py)
     study.json          the service: which study queued the run (core/studies.py), once
     export/             exports of the model, with where each stands (core/jobs/exporting.py)
     worker.lock         held by the worker all its life: "the worker lives" means that this lock is held

@@ -20,7 +20,7 @@ import psutil
 from core import settings
 from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
-from core.jobs import ownership, processes
+from core.jobs import freeing, ownership, processes
 from core.jobs.after_queue import AfterQueue
 from core.jobs.queue import Queue
 from core.jobs.rundir import RunDirectory, is_run_id, list_runs
@@ -47,6 +47,8 @@ class _Active:
     attempt: int
     process: "subprocess.Popen[bytes] | None" = None
     kill_at: float | None = None
+    held: freeing.Held | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ class Supervisor:
         elif active.kill_at is not None and time.monotonic() > active.kill_at:
             if (process := self._process_of(active)) is not None:
                 processes.kill_group(process)
+                active.forced = True
             active.kill_at = time.monotonic() + 1.0
 
     def _start_next(self) -> None:
@@ -295,6 +298,8 @@ class Supervisor:
         del self._active[run_id]
         cancelled = run_id in self._queue.cancelling
         waited = self._queue.remove(run_id)
+        if active.held is not None:
+            freeing.settle(directory, active.held, forced=active.forced)
         status = directory.status()
         if not status.state.finished:
             attempt = max(status.attempt, active.attempt)
@@ -335,6 +340,7 @@ class Supervisor:
     def _ask_to_stop(self, active: _Active) -> None:
         active.kill_at = time.monotonic() + KILL_AFTER_S
         if (process := self._process_of(active)) is not None:
+            active.held = freeing.look(process, active.device)
             processes.ask_to_stop(process)
 
     # --- after a restart, and runs that others started

@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_again, runs_export, runs_numbers, runs_recovery, theme
+from pages._parts import runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_board import EVERY_S, act
 
@@ -36,7 +36,7 @@ def show(service: Service, run_id: str) -> None:
         st.session_state["runs_open_choice"] = _choice(detail)
         st.fragment(_live, run_every=EVERY_S, key="runs_live_detail")()
     elif state != "COMPLETE":
-        st.html(say.failure_html(detail.status.reason or _ended(state), detail.status.advice))
+        runs_ended.show(detail)
         with st.expander("Log", key="runs_log", icon=":material/notes:"):
             _log(detail.log_tail)
     _body(service, detail)
@@ -52,10 +52,6 @@ def show(service: Service, run_id: str) -> None:
 def _seen(detail: RunDetail) -> tuple[str, str, bool]:
     """What the page was drawn from; when it changes, the whole page is drawn anew: a new state, or first numbers."""
     return detail.status.id, str(detail.status.state), detail.results is not None
-
-
-def _ended(state: str) -> str:
-    return "Somebody cancelled this run." if state == "CANCELLED" else ""
 
 
 def _back() -> None:
