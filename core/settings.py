@@ -9,7 +9,7 @@
 | ESPALIER_TOKEN | who gives it may use the app; needed, or a login, to listen beyond 127.0.0.1 | not set |
 | ESPALIER_USERS | who may use the app after Streamlit's login: `ann@x.org, @y.org`; `*` is everybody | not set |
 | ESPALIER_HOSTS | names that the app is reached under, besides this machine's: `prune.x.org` | not set |
-| ESPALIER_ROOTS | folders that pages may read models and texts from, `:` between them; `/` is everywhere | core/roots.py |
+| ESPALIER_ROOTS | folders pages may read models and texts from, `:` between them; `/` is everywhere | core/roots.py |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 

@@ -2,7 +2,7 @@
 
 | shared | by | kept in |
 |---|---|---|
-| the dense model's evaluation | all that are compared with it | its run; parts also for other studies (jobs/baselines) |
+| the dense model's evaluation | all that are compared with it | its run; parts for other studies too (jobs/baselines) |
 | scores of units | runs that differ in ratio, allocation, recovery | the cache (pruning/scores) |
 | the pruned model's evaluation | runs that saved the same weights | the first one's stages (jobs/baselines) |
 

@@ -61,7 +61,7 @@ def _form(service: Service, run_id: str) -> None:
     stage = ""
     if both:
         stage = str(st.segmented_control(
-            "Model", both, default=both[0], key="runs_export_stage", required=True, format_func=lambda name: MODELS[name],
+            "Model", both, default=both[0], key="runs_export_stage", required=True, format_func=MODELS.__getitem__,
         ))  # fmt: skip
     choices = service.export_choices(run_id, stage)
     formats = [name for name in FORMATS if any(each.format == name for each in choices)]
@@ -143,7 +143,8 @@ def _list() -> None:
 
 def _title(status: ExportStatus) -> str:
     model = f"{MODELS[status.of]}, " if status.of in MODELS else ""
-    return f"{model}{'GGUF' if status.format == 'gguf' else FORMATS[status.format]} {DTYPES.get(status.dtype, status.dtype)}"
+    form = "GGUF" if status.format == "gguf" else FORMATS[status.format]
+    return f"{model}{form} {DTYPES.get(status.dtype, status.dtype)}"
 
 
 def _moving(service: Service, run_id: str, status: ExportStatus) -> None:
