@@ -248,6 +248,8 @@ class Supervisor:
             lives = True  # started, and perhaps not far enough to have taken the lock
         elif lives:
             active.process = None  # ours was refused or is gone: another process works on this run
+        elif active.kill_at is not None:
+            lives = self._process_of(active) is not None  # it gave its lock back and is about to end by itself
         if not lives:
             self._settle(active, code)
         elif active.kill_at is not None and time.monotonic() > active.kill_at:
