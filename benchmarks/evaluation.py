@@ -1,6 +1,6 @@
 """The seven tasks on SmolLM2-135M: this program's evaluation against lm-eval's own HFLM, in one process.
 
-    python -m benchmarks.evaluation [--device cuda:0] [--dtype float32 bfloat16] [--limit N] [--tasks …] [--stock|--ours]
+    python -m benchmarks.evaluation [--device cuda:0] [--dtype float32 bfloat16] [--limit N] [--tasks …] [--ours]
 
 On a CPU: CPU seconds on one thread, stock once, in float32 unless `--stock-dtype` says otherwise. On a GPU: wall
 seconds, stock in the same dtype. A table for each dtype. Both ways load the same tasks and do all that a task asks for:
