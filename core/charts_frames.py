@@ -13,12 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from core import yaml_text
-from core.charts_words import canonical, differing_words, mapping, protocol_words
-from core.errors import InputError
+from core.charts_runs import describe_runs
+from core.charts_words import differing_words, mapping, protocol_words
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
 from core.evaluation.paired import normal_p
-from core.experiment import Recovery, RecoveryData
 
 PRIMARY = SEVEN_METRICS
 """The metric that the literature reports for each task."""
@@ -32,10 +30,6 @@ CHANCE = {
     "openbookqa": 1 / 4,
 }
 """Accuracy of guessing where a run did not measure it on its documents (four choices in nearly all ARC questions)."""
-RECOVERED = {"lora": "LoRA", "distillation": "distilled"}
-"""Kinds of recovery, as people read them behind a method."""
-QUANTISED = ("q8_0", "q4_0")
-"""Methods that are none: the dense model in that GGUF format."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard errors."""
 _LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "macs", "bits_per_byte")
@@ -55,23 +49,6 @@ _NAMES = {
     "macs": "multiply-accumulates",
     "kl_per_token": "KL from dense",
     "top1_agreement": "top-1 agreement with dense",
-}
-_SERIES_FIELDS = {
-    "model.name": "",
-    "model.revision": "",
-    "pruning.layers": "layers ",
-    "pruning.parts": "",
-    "pruning.target": "of the ",
-    "pruning.pattern": "",
-    "pruning.heads": "",
-    "pruning.round_to": "rounded to ",
-    "pruning.allocation": "",
-    "pruning.same_sizes": "same sizes ",
-    "pruning.reconstruct": "refitted ",
-    "pruning.options": "",
-    "pruning.calibration": "",
-    "recovery": "",
-    "model.dtype": "",
 }
 
 
@@ -155,16 +132,18 @@ def points(
 ) -> pd.DataFrame:
     """One row per run and quality.
 
-    runs, metrics: the store's tables (core/storage/store.py). baselines: run id → id of its dense run, or None.
+    runs, metrics: the store's tables (core/storage/store.py). baselines: run id → id of the run that it is held
+    against, its dense run or any other that is among `runs`; or None.
     titles: method name → the title shown to people. paired: differences on shared documents (core/pairs.py).
     Columns: run_id, label, name, series, method, kind ('dense' for the dense model), ratio, removed (share of the whole
-    model removed, or zeroed), parameters, task, metric, stage, value, stderr, n, protocol (JSON), quality (key),
-    details (JSON), baseline, dense, dense_stderr, delta, delta_stderr, p (of the difference, not corrected), paired,
-    before, before_stderr. Rows without a finite value are left out. Of a run that was measured before and after
-    recovery, the later value counts, and the earlier one stands in `before`.
+    model removed, or zeroed), parameters, bytes, seed, task, metric, stage, value, stderr, n, protocol (JSON), quality
+    (key), details (JSON), baseline, dense (the baseline's value), dense_stderr, delta, delta_stderr, p (of the
+    difference, not corrected), paired, before, before_stderr, beside (of the dense model, measured in the same run).
+    Rows without a finite value are left out. Of a run that was measured before and after recovery, the later value
+    counts, and the earlier one stands in `before`.
     Where `paired`, delta_stderr and p are taken on the same documents; else they take the two values as
     independent, which is cautious. What a run measured on the dense model beside its own (stage 'dense', such as speed)
-    is that row's dense value.
+    is that row's dense value, unless it is held against a run that is not dense.
     """
     if runs.empty or metrics.empty:
         return pd.DataFrame(columns=_POINT_COLUMNS)
@@ -188,9 +167,11 @@ def points(
     for column in ("before", "before_stderr"):
         table[column] = table[column].where(table["stage"].eq("recovered"))
     table["baseline"] = table["run_id"].map(lambda run_id: baselines.get(run_id))
-    matched = _dense_values(table, beside)
-    table["dense"] = [float("nan") if row is None else float(row["value"]) for row in matched]
-    table["dense_stderr"] = [float("nan") if row is None else float(row["stderr"]) for row in matched]
+    own = _by_run_and_quality(beside)
+    keys = list(zip(table["run_id"], table["quality"], strict=True))
+    table["beside"] = [own.get(key, (math.nan, math.nan))[0] for key in keys]
+    matched = _baseline_values(table, own, dict(zip(about["run_id"], about["kind"], strict=True)))
+    table["dense"], table["dense_stderr"] = [value for value, _ in matched], [error for _, error in matched]
     table["delta"] = table["value"] - table["dense"]
     table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
     table["details"] = table.get("details", "{}")
@@ -220,126 +201,31 @@ def _text_of(metric: str, protocol: str) -> str:
     return str(mapping(protocol).get("tokens_sha256", ""))[:16] if metric == "perplexity" else ""
 
 
-def _dense_values(table: pd.DataFrame, beside: pd.DataFrame) -> list[pd.Series | None]:
-    """Of each row the dense model's value and stderr: measured beside it in its run (speed), else by its baseline."""
-    columns = ["value", "stderr"]
-    own = beside.drop_duplicates(["run_id", "quality"], keep="last").set_index(["run_id", "quality"])[columns]
-    dense = table.set_index(["run_id", "quality"])[columns]
-    found: list[pd.Series | None] = []
+_Values = dict[tuple[str, str], tuple[float, float]]
+
+
+def _by_run_and_quality(rows: pd.DataFrame) -> _Values:
+    """(run id, quality key) → value and stderr."""
+    columns = (rows[name] for name in ("run_id", "quality", "value", "stderr"))
+    return {(str(run), str(quality)): (value, error) for run, quality, value, error in zip(*columns, strict=True)}
+
+
+def _baseline_values(table: pd.DataFrame, own: _Values, kinds: Mapping[str, str]) -> list[tuple[float, float]]:
+    """Of each row the baseline's value and stderr: of a dense one what was measured beside it in its run (speed)."""
+    known = _by_run_and_quality(table)
+    found = []
     for run_id, baseline, quality in zip(table["run_id"], table["baseline"], table["quality"], strict=True):
-        if (run_id, quality) in own.index:
-            found.append(own.loc[(run_id, quality)])
-        else:
-            found.append(dense.loc[(baseline, quality)] if (baseline, quality) in dense.index else None)
+        beside = own.get((run_id, quality)) if kinds.get(str(baseline), "dense") == "dense" else None
+        found.append(beside or known.get((str(baseline), quality), (math.nan, math.nan)))
     return found
 
 
 _POINT_COLUMNS = [
-    "run_id", "label", "name", "series", "method", "kind", "ratio", "removed", "parameters", "task", "metric", "stage",
+    "run_id", "label", "name", "series", "method", "kind", "ratio", "removed", "parameters", "bytes", "seed", "task",
+    "metric", "stage",
     "value", "stderr", "n", "protocol", "protocol_key", "quality", "baseline", "dense", "dense_stderr", "delta",
-    "delta_stderr", "details", "p", "paired", "before", "before_stderr",
+    "delta_stderr", "details", "p", "paired", "before", "before_stderr", "beside",
 ]  # fmt: skip
-
-
-def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Per run: run_id, label (unique among the runs), name, series, method, kind, ratio, removed, parameters."""
-    dense = runs["method"].isna()
-    quantised = runs["kind"].eq("quantised")
-    about = pd.DataFrame(
-        {
-            "run_id": runs["id"].astype(str),
-            "name": runs["name"].fillna("").astype(str),
-            "method": runs["method"].where(~dense, "dense").astype(str),
-            "kind": runs["kind"].where(~dense, "dense").astype(str),
-            "ratio": pd.to_numeric(runs["ratio"], errors="coerce").where(~(dense | quantised), 0.0),
-            "removed": pd.to_numeric(runs["achieved_model_ratio"], errors="coerce").where(~dense, 0.0),
-            "parameters": pd.to_numeric(runs["params_after"], errors="coerce"),
-        }
-    ).reset_index(drop=True)
-    about["series"] = series_names(runs, titles)
-    named = (about["name"].str.strip() != "") & (about["name"] != about["run_id"])
-    labels = about["name"].where(named, about["series"] + _percent(about["ratio"], about["kind"]))
-    twice = labels.duplicated(keep=False)
-    about["label"] = labels.where(~twice, labels + " · " + about["run_id"].str[-4:])
-    return about
-
-
-def _percent(ratio: pd.Series, kind: pd.Series) -> pd.Series:
-    whole = ("dense", "quantised")
-    shares = ["" if k in whole else f" {r:.0%}".replace("%", " %") for r, k in zip(ratio, kind, strict=True)]
-    return pd.Series(shares)
-
-
-def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[str]:
-    """Name of the line that each run belongs to: the method, and those settings besides ratio and seed that differ
-    between the given runs of that method. Points of different settings are never joined by one line."""
-    settings = [_settings(text) for text in runs["experiment"]]
-    methods = ["dense" if pd.isna(method) else str(method) for method in runs["method"]]
-    names = []
-    for method, own in zip(methods, settings, strict=True):
-        group = [other for name, other in zip(methods, settings, strict=True) if name == method]
-        differing = [field for field in _SERIES_FIELDS if len({canonical(other.get(field)) for other in group}) > 1]
-        words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
-        title = method.upper() if method in QUANTISED else method
-        names.append(", ".join([(titles or {}).get(method, title), *words]))
-    return names
-
-
-def _settings(text: Any) -> dict[str, Any]:
-    """Dotted fields of an experiment's YAML that say which line a run belongs to."""
-    try:
-        data = yaml_text.load_mapping(str(text)) if isinstance(text, str) else {}
-    except InputError:
-        return {}
-    flat: dict[str, Any] = {}
-    for field in _SERIES_FIELDS:
-        value: Any = data
-        for part in field.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        flat[field] = value
-    return flat
-
-
-def _short(field: str, value: Any) -> str:
-    if field == "pruning.layers":
-        return f"{value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all"
-    if field == "pruning.target":
-        return "whole model" if value == "model" else "selected layers"
-    if field == "recovery":
-        return _recovery_words(value)
-    if isinstance(value, Mapping):
-        shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
-        return " ".join(shown) or "default"
-    if isinstance(value, list):
-        return " and ".join(str(item) for item in value)
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "default" if value is None else str(value).replace("_", " ")
-
-
-def _recovery_words(value: Any) -> str:
-    """`not recovered`, `LoRA`, `distilled, epochs 4`: the kind of training, and what was set for it."""
-    if not isinstance(value, Mapping):
-        return "not recovered"
-    kind, data = str(value.get("kind")), value.get("data")
-    said = [*_changed(data, RecoveryData), *_changed(value, Recovery)]
-    return ", ".join([RECOVERED.get(kind, kind), *said])
-
-
-def _changed(value: Any, section: type[Recovery | RecoveryData]) -> list[str]:
-    """What a section says that its defaults do not; data's format goes with the data."""
-    if not isinstance(value, Mapping):
-        return []
-    usual = {
-        name: info.default for name, info in section.model_fields.items() if name not in ("kind", "data", "format")
-    }
-    return [_set(name, value[name]) for name in usual if value.get(name, usual[name]) not in (None, usual[name])]
-
-
-def _set(key: str, value: Any) -> str:
-    if key in ("path", "corpus"):
-        return "on " + str(value).rsplit("/", 1)[-1]
-    return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {value}"
 
 
 def qualities(table: pd.DataFrame) -> list[Quality]:

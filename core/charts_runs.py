@@ -1,0 +1,151 @@
+"""What charts say of runs, and which line each belongs to, from the store's table of runs: pure pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from core import yaml_text
+from core.charts_words import canonical
+from core.errors import InputError
+from core.experiment import Recovery, RecoveryData
+
+RECOVERED = {"lora": "LoRA", "distillation": "distilled"}
+"""Kinds of recovery, as people read them behind a method."""
+QUANTISED = ("q8_0", "q4_0")
+"""Methods that are none: the dense model in that GGUF format."""
+_SERIES_FIELDS = {
+    "model.name": "",
+    "model.revision": "",
+    "pruning.layers": "layers ",
+    "pruning.parts": "",
+    "pruning.target": "of the ",
+    "pruning.pattern": "",
+    "pruning.heads": "",
+    "pruning.round_to": "rounded to ",
+    "pruning.allocation": "",
+    "pruning.same_sizes": "same sizes ",
+    "pruning.reconstruct": "refitted ",
+    "pruning.options": "",
+    "pruning.calibration": "",
+    "recovery": "",
+    "model.dtype": "",
+}
+
+
+def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Per run: run_id, label (unique among the runs), name, series, method, kind, ratio, removed, parameters, bytes
+    (of the saved weights), seed."""
+    dense = runs["method"].isna()
+    quantised = runs["kind"].eq("quantised")
+    about = pd.DataFrame(
+        {
+            "run_id": runs["id"].astype(str),
+            "name": runs["name"].fillna("").astype(str),
+            "method": runs["method"].where(~dense, "dense").astype(str),
+            "kind": runs["kind"].where(~dense, "dense").astype(str),
+            "ratio": pd.to_numeric(runs["ratio"], errors="coerce").where(~(dense | quantised), 0.0),
+            "removed": pd.to_numeric(runs["achieved_model_ratio"], errors="coerce").where(~dense, 0.0),
+            "parameters": pd.to_numeric(runs["params_after"], errors="coerce"),
+            "bytes": _numbers(runs, "bytes"),
+            "seed": _numbers(runs, "seed"),
+        }
+    ).reset_index(drop=True)
+    about["series"] = series_names(runs, titles)
+    named = (about["name"].str.strip() != "") & (about["name"] != about["run_id"])
+    labels = about["name"].where(named, about["series"] + _percent(about["ratio"], about["kind"]))
+    twice = labels.duplicated(keep=False)
+    about["label"] = labels.where(~twice, labels + " · " + about["run_id"].str[-4:])
+    return about
+
+
+def _numbers(runs: pd.DataFrame, column: str) -> pd.Series:
+    """A column as floats; nan where the table does not have it."""
+    found = runs[column] if column in runs else pd.Series(float("nan"), index=runs.index)
+    return pd.to_numeric(found, errors="coerce").astype("float64")
+
+
+def _percent(ratio: pd.Series, kind: pd.Series) -> pd.Series:
+    whole = ("dense", "quantised")
+    shares = ["" if k in whole else f" {r:.0%}".replace("%", " %") for r, k in zip(ratio, kind, strict=True)]
+    return pd.Series(shares)
+
+
+def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[str]:
+    """Name of the line that each run belongs to: the method, and those settings besides ratio and seed that differ
+    between the given runs of that method. Points of different settings are never joined by one line."""
+    methods = ["dense" if pd.isna(method) else str(method) for method in runs["method"]]
+    settings = [_settings(str(text)) if isinstance(text, str) else {} for text in runs["experiment"]]
+    values: dict[str, dict[str, set[str]]] = {}
+    for method, own in zip(methods, settings, strict=True):
+        of_method = values.setdefault(method, {field: set() for field in _SERIES_FIELDS})
+        for field in _SERIES_FIELDS:
+            of_method[field].add(canonical(own.get(field)))
+    names = []
+    for method, own in zip(methods, settings, strict=True):
+        differing = [field for field, found in values[method].items() if len(found) > 1]
+        words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
+        title = method.upper() if method in QUANTISED else method
+        names.append(", ".join([(titles or {}).get(method, title), *words]))
+    return names
+
+
+@lru_cache(maxsize=4096)
+def _settings(text: str) -> Mapping[str, Any]:
+    """Dotted fields of an experiment's YAML that say which line a run belongs to."""
+    try:
+        data = yaml_text.load_mapping(text)
+    except InputError:
+        return {}
+    flat: dict[str, Any] = {}
+    for field in _SERIES_FIELDS:
+        value: Any = data
+        for part in field.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        flat[field] = value
+    return flat
+
+
+def _short(field: str, value: Any) -> str:
+    if field == "pruning.layers":
+        return f"{value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all"
+    if field == "pruning.target":
+        return "whole model" if value == "model" else "selected layers"
+    if field == "recovery":
+        return _recovery_words(value)
+    if isinstance(value, Mapping):
+        shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
+        return " ".join(shown) or "default"
+    if isinstance(value, list):
+        return " and ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "default" if value is None else str(value).replace("_", " ")
+
+
+def _recovery_words(value: Any) -> str:
+    """`not recovered`, `LoRA`, `distilled, epochs 4`: the kind of training, and what was set for it."""
+    if not isinstance(value, Mapping):
+        return "not recovered"
+    kind, data = str(value.get("kind")), value.get("data")
+    said = [*_changed(data, RecoveryData), *_changed(value, Recovery)]
+    return ", ".join([RECOVERED.get(kind, kind), *said])
+
+
+def _changed(value: Any, section: type[Recovery | RecoveryData]) -> list[str]:
+    """What a section says that its defaults do not; data's format goes with the data."""
+    if not isinstance(value, Mapping):
+        return []
+    usual = {
+        name: info.default for name, info in section.model_fields.items() if name not in ("kind", "data", "format")
+    }
+    return [_set(name, value[name]) for name in usual if value.get(name, usual[name]) not in (None, usual[name])]
+
+
+def _set(key: str, value: Any) -> str:
+    if key in ("path", "corpus"):
+        return "on " + str(value).rsplit("/", 1)[-1]
+    return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {value}"
