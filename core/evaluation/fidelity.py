@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import InputError, NumericalError
 from core.evaluation.forward import Meter, NextTokenLogits, batch_rows, watched
 from core.evaluation.layer_errors import LayerErrors, Streams, why_not
+from core.evaluation.layer_kl import LayerDivergences, layer_divergences
 from core.evaluation.metrics import Metric, standard_error
 from core.evaluation.precision import dtype_name, in_float32_if_it_fails
 from core.progress import Progress, silent
@@ -40,6 +41,7 @@ class FidelityResult:
     layers: LayerErrors | None = None
     """None where layers do not compare; `no_layers` then says why."""
     no_layers: str = ""
+    divergences: LayerDivergences | None = None
 
     def metrics(self, windows: "Windows", stage: str = "pruned") -> list[Metric]:
         """As they stand in results.json: task `fidelity/<corpus>`, metrics `kl_per_token` and `top1_agreement`."""
@@ -51,15 +53,17 @@ class FidelityResult:
         ]
 
     def layer_errors(self, windows: "Windows") -> dict[str, Any]:
-        """As it stands in results.json: `protocol`, `layers` (layer, error, stderr, removed), or why there are none."""
+        """As in results.json: `protocol`, `layers` (layer, error, stderr, removed, kl, kl_stderr), or why there are none."""
         protocol = {**windows.info, "dtype": self.dtype}
         if self.layers is None:
             return {"protocol": protocol, "layers": [], "reason": self.no_layers}
-        return {
-            "protocol": {**protocol, "positions": self.layers.positions},
-            "layers": self.layers.rows(),
-            "reason": "",
-        }
+        rows, found = self.layers.rows(), self.divergences
+        protocol |= {"positions": self.layers.positions}
+        if found is not None:
+            protocol |= {"kl_windows": found.windows, "kl_positions": found.positions}
+            for row, value, error in zip(rows, found.values, found.stderr, strict=True):
+                row |= {"kl": value, "kl_stderr": error}
+        return {"protocol": protocol, "layers": rows, "reason": ""}
 
 
 def fidelity(
@@ -88,14 +92,19 @@ def fidelity(
     # A model held against itself has one set of hooks for two passes: its layers are left out.
     reason = "It is the dense model itself." if model is dense else why_not(model, dense, kept)
 
-    def means() -> tuple[list[float], list[float], LayerErrors | None]:
+    def means() -> tuple[list[float], list[float], LayerErrors | None, LayerDivergences | None]:
         streams = None if reason else Streams(model, dense, kept)
         with streams.watched() if streams else contextlib.nullcontext():
             kl, same = _window_means(*pair, tokens, batch_size, progress)
-        return kl, same, streams.result() if streams else None
+        if streams is None:
+            return kl, same, None, None
+        by_layer = layer_divergences(*pair, tokens, kept, lambda: progress(len(tokens), len(tokens), "windows"))
+        return kl, same, streams.result(), by_layer
 
     # Whichever of the two overflows in float16 is taken in float32.
-    ((kl, same, layers), _), dtype = in_float32_if_it_fails(model, lambda: in_float32_if_it_fails(dense, means))
+    ((kl, same, layers, by_layer), _), dtype = in_float32_if_it_fails(
+        model, lambda: in_float32_if_it_fails(dense, means)
+    )
     n = len(tokens)
     return FidelityResult(
         kl=math.fsum(kl) / n,
@@ -107,6 +116,7 @@ def fidelity(
         dtype=dtype,
         layers=layers,
         no_layers=reason,
+        divergences=by_layer,
     )
 
 

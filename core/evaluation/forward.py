@@ -154,6 +154,13 @@ class NextTokenLogits:
             for start in range(0, length, part)
         ]
 
+    def at(self, input_ids: "torch.Tensor", columns: "torch.Tensor") -> "torch.Tensor":
+        """Logits (B, n, vocabulary) of input_ids (B, T) at the positions `columns` (n,) of each row."""
+        if self.plain_head:
+            return self.of_hidden(self._hidden(input_ids)[:, columns.to(input_ids.device)])
+        logits: torch.Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits[:, columns.to(logits.device)].float()
+
     def chunks(self, input_ids: "torch.Tensor", rows: int | None = None) -> "Iterator[tuple[slice, torch.Tensor]]":
         """Logits of input_ids (B, T): (positions in the flattened B · T order, logits (positions, vocabulary)).
 
