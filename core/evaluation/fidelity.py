@@ -53,7 +53,7 @@ class FidelityResult:
         ]
 
     def layer_errors(self, windows: "Windows") -> dict[str, Any]:
-        """As in results.json: `protocol`, `layers` (layer, error, stderr, removed, kl, kl_stderr), or why there are none."""
+        """As in results.json: `protocol`, `layers` (layer, error, stderr, removed, kl, kl_stderr), or why not."""
         protocol = {**windows.info, "dtype": self.dtype}
         if self.layers is None:
             return {"protocol": protocol, "layers": [], "reason": self.no_layers}

@@ -47,7 +47,7 @@ def layer_divergences(
 ) -> LayerDivergences:
     """KL by layer on the first of the token windows (windows, L ≥ 2).
 
-    kept: which layers of the dense model the pruned one's were, ascending; None: all. Both streams must be equally wide.
+    kept: which layers of the dense model the pruned one's were, ascending; None: all. Both streams are equally wide.
     tick is called after each pass. NumericalError when a distribution is not finite.
     """
     import torch
@@ -63,7 +63,8 @@ def layer_divergences(
             ids = window[None]
             states = _states(pruned, own, ids)
             tick()
-            by_layer = [states[sum(each <= layer for each in stayed) - 1].to(device) for layer in range(len(others))]
+            places = [sum(each <= layer for each in stayed) - 1 for layer in range(len(others))]
+            by_layer = [states[place].to(device) for place in places]
             with _compared(others, by_layer) as untouched:
                 wanted = torch.log_softmax(dense.at(ids.to(device), columns), dim=-1)
             tick()
@@ -128,7 +129,7 @@ def _states(pruned: NextTokenLogits, layers: "list[nn.Module]", ids: "torch.Tens
 
 @contextlib.contextmanager
 def _compared(layers: "list[nn.Module]", states: "list[torch.Tensor]") -> "Iterator[set[int]]":
-    """Finds, in the pass inside, the layers after which the stream is that of `states` to the bit: nothing was cut yet."""
+    """Finds, in the pass inside, the layers after which the stream is that of `states` to the bit."""
     import torch
 
     same: set[int] = set()
