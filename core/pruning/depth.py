@@ -22,9 +22,21 @@ def depth(job: Job) -> None:
         if len(removed) != count or len(set(removed)) != count or not set(removed) <= set(selected):
             raise ValueError(f"{job.method.name} chose layers {removed}, but {count} of {selected} must go")
         job.removed_layers = tuple(sorted(removed))
+        _note(job)
         job.progress(0, count, "layers")
         surgery.drop_layers(job.body.model, job.body.family, job.removed_layers)
     job.progress(count, count, "layers")
+
+
+def _note(job: Job) -> None:
+    """Take down what each layer scored; of a method that asks for losses, those of the dense model without it."""
+    if job.anatomy is None or not job.layer_scores:
+        return
+    members = sorted(job.layer_scores)
+    scores = torch.tensor([job.layer_scores[index] for index in members], dtype=torch.float64)
+    stays = torch.tensor([place for place, index in enumerate(members) if index not in job.removed_layers])
+    what = "loss without it" if "loss" in job.needs else "importance"
+    job.anatomy.scores(-1, "layers", "decoder layer", scores, stays.long(), members, what)
 
 
 def _ordered(job: Job) -> list[int]:
@@ -39,6 +51,7 @@ def _ranked(job: Job) -> list[int]:
     """The selected layers with the lowest scores."""
     selected = job.plan.selected
     scores = checked(_scores(job), (len(selected),), job.method.name, "the selected layers")
+    job.layer_scores = dict(zip(selected, scores.double().tolist(), strict=True))
     stay = set(keep_best(scores, len(selected) - job.plan.layers_removed).tolist())
     return [index for place, index in enumerate(selected) if place not in stay]
 
@@ -119,6 +132,8 @@ class Losses:
         stream = self._entering(index)
         self._run(stream, range(index + 1, len(self._job.body.layers())))
         loss = self._loss(stream)
+        if not self._settled and math.isfinite(loss):
+            self._job.layer_scores[index] = loss
         return loss if math.isfinite(loss) else math.inf
 
     def _entering(self, index: int) -> Stream:

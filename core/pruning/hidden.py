@@ -20,6 +20,8 @@ def hidden(job: Job) -> None:
     if width < job.plan.before.hidden_size:
         scores = job.kept_scores(["stream"], lambda: {"stream": _scores(job)})["stream"]
         kept = keep_best(scores, width)
+        if job.anatomy is not None:
+            job.anatomy.scores(-1, "stream", "hidden channel", scores, kept)
         job.progress(0, 1, "model")
         surgery.cut_hidden(job.body.model, job.body.family, kept)
         surgery.finish(job.body.model, job.body.family)

@@ -16,6 +16,7 @@ from core.models.families import Matrix
 from core.models.plans import LayerCut, Plan
 from core.models.surgery import Kept
 from core.progress import Progress
+from core.pruning.anatomy import Anatomy
 from core.pruning.calibration import Gather, Stream, Walk
 from core.pruning.registry import Method, Options
 from core.pruning.scores import ScoreCache, stream
@@ -46,8 +47,10 @@ class Job:
     progress: Progress
     cache: ScoreCache | None = None
     store: torch.device | str | None = None
+    anatomy: Anatomy | None = None
     reports: dict[int, LayerReport] = field(default_factory=dict)
     removed_layers: tuple[int, ...] = ()
+    layer_scores: dict[int, float] = field(default_factory=dict)  # of depth methods, by layer
     warnings: list[str] = field(default_factory=list)
     span: tuple[float, float] = (0.0, 1.0)  # of the calibration, that is told of next
     _share: float = 0.0

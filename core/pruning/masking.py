@@ -100,6 +100,8 @@ def _zero(job: Job, index: int, role: str, weight: Tensor, inputs: InputStats | 
     scores = job.call(index, role, weight=weight.float(), inputs=inputs)
     scores = checked(scores, tuple(weight.shape), job.method.name, f"layer {index}, {role}")
     keep = keep_mask(scores, ratio=budget.ratio, pattern=budget.pattern, compare=job.method.compare)
+    if job.anatomy is not None:
+        job.anatomy.weights(index, role, scores, keep)
     weight.masked_fill_(keep.logical_not(), 0)
     gone = keep.numel() - int(keep.sum())
     assert gone == budget.zeros((weight.shape[0], weight.shape[1]), job.method.compare), (gone, index, role)
@@ -140,4 +142,6 @@ def _rewrite(
                 f"{job.method.name} set {zeros} weights of {where} to zero where {planned} were planned.",
                 "This is a fault in Espalier: please report it with the experiment's YAML.",
             )
+        if job.anatomy is not None:  # these methods score no weight by itself: how large it was is what can be shown
+            job.anatomy.weights(index, role, matrix.weight.abs(), new != 0, "magnitude")
         matrix.weight.copy_(new)

@@ -13,6 +13,7 @@ from core.models.plans import LayerCut, plan
 from core.models.sizes import Architecture
 from core.models.surgery import Kept
 from core.progress import Progress, silent
+from core.pruning.anatomy import Anatomy
 from core.pruning.calibration import pass_dtype
 from core.pruning.depth import depth
 from core.pruning.hidden import hidden
@@ -60,12 +61,14 @@ def prune(
     progress: Progress = silent,
     cache: ScoreCache | None = None,
     store: str | None = None,
+    anatomy: Anatomy | None = None,
 ) -> PruneOutcome:
     """Cut `model` in place as `plan(architecture, pruning)` says; what no refit touches keeps its values and dtype.
 
     model: in memory, wherever it is, or a Body that says where its layers are. windows: (n, length) token ids on any
     device; needed by methods that calibrate, ignored by others. seed: of methods that draw at random. cache: where
     scores are kept between runs. store: where hidden states wait between layers (default: the device).
+    anatomy: takes down what the method saw.
     calibrate_progress counts windows, progress counts layers; both may raise Cancelled, and then the model is half cut
     and must be thrown away. InputError if windows are missing or the plan does not fit the model, NumericalError on
     nan or inf.
@@ -87,6 +90,7 @@ def prune(
         progress=progress,
         cache=cache,
         store=store,
+        anatomy=anatomy,
     )
     _check_fit(job)
     with torch.no_grad():

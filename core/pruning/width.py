@@ -29,6 +29,7 @@ def width(job: Job) -> None:
     scores = importances(job)
     job.span = (_SCORING, 1.0) if measured else (0.0, 1.0)
     kept = choose(job, scores)
+    _note(job, scores, kept)
     if job.pruning.reconstruct and kept:
         Refit(job, kept).run()
     else:
@@ -40,6 +41,15 @@ def width(job: Job) -> None:
     if kept:
         surgery.finish(job.body.model, job.body.family)
     job.progress(len(kept), len(kept), "layers")
+
+
+def _note(job: Job, scores: Mapping[Key, Tensor], kept: Mapping[int, Kept]) -> None:
+    if job.anatomy is None:
+        return
+    for (index, part), found in sorted(scores.items()):
+        stays, unit = kept.get(index, Kept()), unit_of(part, job.pruning.heads)
+        indices = {"KV group": stays.kv_heads, "query head": stays.query_heads, "MLP channel": stays.channels}[unit]
+        job.anatomy.scores(index, part, unit, found, indices)
 
 
 def cut(job: Job, index: int, stays: Kept) -> None:
