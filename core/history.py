@@ -23,26 +23,41 @@ def identical(store: Store, hash_: str, states: Sequence[str] = ("COMPLETE",)) -
 def baseline_for(store: Store, run_id: str) -> str | None:
     """The complete dense run that shares most numbers with a run: same model, dtype, kind of device, and protocol.
 
-    A model is the same by its content's fingerprint, whatever it is called; by its name where a run knows none.
+    None for a dense run. A model is the same by its content's fingerprint, whatever it is called; by its name where a
+    run knows none.
     """
+    return _dense_runs(store, [run_id]).get(run_id)
+
+
+def baselines_for(store: Store, run_ids: Sequence[str]) -> dict[str, str | None]:
+    """The same of many runs at once; a dense run is its own baseline."""
+    rows = store.rows("SELECT id FROM runs WHERE method IS NULL AND list_contains(?::VARCHAR[], id)", [list(run_ids)])
+    found: dict[str, str | None] = {**_dense_runs(store, run_ids), **{str(row[0]): str(row[0]) for row in rows}}
+    return {run_id: found.get(run_id) for run_id in run_ids}
+
+
+def _dense_runs(store: Store, run_ids: Sequence[str]) -> dict[str, str]:
     found = store.rows(
         """
-        WITH this AS (SELECT * FROM runs WHERE id = ? AND method IS NOT NULL),
-             measured AS (SELECT DISTINCT task, metric, protocol_key FROM metrics WHERE run_id = ?)
-        SELECT dense.id
-        FROM runs dense
-            JOIN this ON dense.dtype = this.dtype
-                AND coalesce(dense.fingerprint = this.fingerprint, dense.model = this.model)
-                AND split_part(dense.device, ':', 1) = split_part(this.device, ':', 1)
-            JOIN metrics m ON m.run_id = dense.id
-            JOIN measured USING (task, metric, protocol_key)
-        WHERE dense.method IS NULL AND dense.state = 'COMPLETE'
-        GROUP BY dense.id, dense.finished
-        ORDER BY count(*) DESC, dense.finished DESC
-        LIMIT 1""",
-        [run_id, run_id],
+        WITH these AS (SELECT * FROM runs WHERE method IS NOT NULL AND list_contains(?::VARCHAR[], id)),
+             dense AS (SELECT * FROM runs WHERE method IS NULL AND state = 'COMPLETE'),
+             alike AS (
+                SELECT these.id AS run, dense.id AS baseline, dense.finished FROM these JOIN dense
+                ON dense.dtype = these.dtype
+                AND coalesce(dense.fingerprint = these.fingerprint, dense.model = these.model)
+                AND split_part(dense.device, ':', 1) = split_part(these.device, ':', 1)),
+             measured AS (SELECT DISTINCT run_id, task, metric, protocol_key FROM metrics
+                WHERE run_id IN (SELECT run FROM alike) OR run_id IN (SELECT baseline FROM alike)),
+             shared AS (SELECT run, baseline, finished, count(*) AS n FROM alike
+                JOIN measured mine ON mine.run_id = run
+                JOIN measured theirs ON theirs.run_id = baseline
+                AND theirs.task = mine.task AND theirs.metric = mine.metric AND theirs.protocol_key = mine.protocol_key
+                GROUP BY ALL)
+        SELECT run, baseline FROM shared
+        QUALIFY row_number() OVER (PARTITION BY run ORDER BY n DESC, finished DESC NULLS LAST, baseline DESC) = 1""",
+        [list(run_ids)],
     )
-    return str(found[0][0]) if found else None
+    return {str(run): str(baseline) for run, baseline in found}
 
 
 def pace(store: Store, device: DeviceInfo, dtype: str) -> estimate.Pace:

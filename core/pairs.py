@@ -162,7 +162,7 @@ def differences(
     for run_id, dense in baselines.items():
         if dense is None or dense == run_id:
             continue
-        key = (dense, run_id, *(_stamp(home, each) for each in (dense, run_id)))
+        key = (dense, run_id, *(stamp(home, each) for each in (dense, run_id)))
         if key not in known:
             known[key] = _differences(store, home, dense, run_id)
         rows += known[key]
@@ -177,14 +177,15 @@ def gains(store: Store, home: Path, run_ids: Iterable[str], known: Known | None 
     known = {} if known is None else known
     rows: list[tuple[Any, ...]] = []
     for run_id in dict.fromkeys(run_ids):
-        key = (run_id, _stamp(home, run_id))
+        key = (run_id, stamp(home, run_id))
         if key not in known:
             known[key] = _differences(store, home, run_id, run_id)
         rows += known[key]
     return pd.DataFrame(rows, columns=list(_DIFFERENCE))
 
 
-def _stamp(home: Path, run_id: str) -> tuple[int, int] | None:
+def stamp(home: Path, run_id: str) -> tuple[int, int] | None:
+    """State of the file of a run's documents: time and size; None where there is none."""
     path = outcomes.samples_file(home, run_id)
     if path is None:
         return None

@@ -15,6 +15,7 @@ import pandas as pd
 from core import board, estimate, history, pairs, presets, roots, settings, talkers
 from core import preview as previews
 from core.chat.client import ChatClient
+from core.comparing import Comparisons
 from core.data import corpora as texts
 from core.data import tasks as task_names
 from core.device import info, resolve_device
@@ -35,6 +36,7 @@ from core.pruning import registry
 from core.queueing import QueueOfRuns
 from core.rebuilds import Rebuilds
 from core.recoveries import Recoveries
+from core.storage.finding import Found, Measure, Wanted
 from core.storage.store import Store
 from core.studies import Studies
 from core.travel import Travel
@@ -45,6 +47,8 @@ __all__ = [
     "ExportChoice",
     "ExportStatus",
     "Flip",
+    "Found",
+    "Measure",
     "Owner",
     "PerplexityPair",
     "Preview",
@@ -53,6 +57,7 @@ __all__ = [
     "Service",
     "StatusLine",
     "TaskPair",
+    "Wanted",
     "close_service",
     "get_service",
     "reopen_service",
@@ -90,6 +95,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
         self._frame: tuple[int, pd.DataFrame] | None = None
         self._paired: pairs.Known = {}
+        self.compare = Comparisons(self._store, self.home, self._sync, self._paired)
         if self._supervisor is not None:
             self._supervisor.start()
             self.rebuilds.settle_all()

@@ -1,0 +1,121 @@
+"""What Compare asks: which runs there are, what each is held against, and the points behind its charts and tables."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core import history, pairs
+from core.charts_frames import points
+from core.configurations import configurations
+from core.pruning import registry
+from core.storage import finding
+from core.storage.finding import Found, Measure, Offered, Wanted
+from core.storage.store import Store
+
+KEPT = 8
+"""Tables of points that are remembered."""
+MOST = 300
+"""Runs that are compared at once, at most."""
+_DENSE = Wanted(methods=(finding.DENSE,), states=("COMPLETE",))
+
+
+class Comparisons:
+    """A room of the service (core/service.py). Safe to call from many threads at once."""
+
+    most = MOST
+
+    def __init__(self, store: Store, home: Path, sync: Callable[[], None], paired: pairs.Known) -> None:
+        self._store, self._home, self._sync = store, home, sync
+        self._paired = paired
+        self._lock = threading.Lock()
+        self._version = -1
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def offered(self) -> Offered:
+        """What runs can be filtered and listed by."""
+        self._sync()
+        found: Offered = self._remembered(("offered",), lambda: finding.offered(self._store))
+        return found
+
+    def find(
+        self,
+        wanted: Wanted,
+        *,
+        sort: str = "finished",
+        descending: bool = True,
+        limit: int = 100,
+        offset: int = 0,
+        measures: Sequence[Measure] = (),
+    ) -> Found:
+        """A page of the runs that meet the conditions; see `core.storage.finding.find`."""
+        return finding.find(
+            self._store, wanted, sort=sort, descending=descending, limit=limit, offset=offset, measures=measures
+        )
+
+    def ids(self, wanted: Wanted, limit: int = MOST) -> list[str]:
+        """Ids of the runs that meet the conditions, the newest first."""
+        return finding.ids(self._store, wanted, limit=limit)
+
+    def known(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the ids that are runs, each once, in their order."""
+        wanted = list(dict.fromkeys(run_ids))
+        rows = self._store.rows("SELECT id FROM runs WHERE list_contains(?::VARCHAR[], id)", [wanted])
+        there = {str(row[0]) for row in rows}
+        return [run_id for run_id in wanted if run_id in there]
+
+    def runs(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """The store's rows of these runs, with their experiments."""
+        return self._store.runs("list_contains(?::VARCHAR[], id)", [list(dict.fromkeys(run_ids))])
+
+    def dense(self, limit: int = 50) -> pd.DataFrame:
+        """Complete dense runs, the newest first."""
+        return finding.find(self._store, _DENSE, limit=limit).runs
+
+    def baselines(self, run_ids: Sequence[str], pinned: str | None = None) -> dict[str, str | None]:
+        """Run id → what it is held against: the pinned run; without one the dense run measured most alike, or None.
+
+        A dense run without a pin is its own.
+        """
+        if pinned is not None:
+            return dict.fromkeys(run_ids, pinned)
+        key = ("baselines", *run_ids)
+        return dict(self._remembered(key, lambda: history.baselines_for(self._store, run_ids)))
+
+    def points(self, run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> pd.DataFrame:
+        """One row a run and quality of the runs and of what they are held against: `charts.points`."""
+        ids = list(dict.fromkeys([*run_ids, *(each for each in baselines.values() if each)]))
+        stamps = tuple(pairs.stamp(self._home, run_id) for run_id in ids)
+        key = ("points", tuple(ids), tuple(baselines.items()), stamps)
+        found: pd.DataFrame = self._remembered(key, lambda: self._points(ids, baselines))
+        return found.copy()
+
+    def _points(self, ids: Sequence[str], baselines: Mapping[str, str | None]) -> pd.DataFrame:
+        titles = {method.name: method.title for method in registry.methods().values()}
+        paired = pairs.differences(self._store, self._home, baselines, self._paired)
+        return points(self.runs(ids), self._store.metrics(ids), baselines, titles, paired)
+
+    def settings(self, run_ids: Sequence[str]) -> pd.DataFrame:
+        """The whole configuration of each run, a row a setting: `core.configurations.configurations`."""
+        return configurations(self.runs(run_ids))
+
+    def _remembered(self, key: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
+        """The answer, kept until the store changes; the least used goes first."""
+        with self._lock:
+            version = self._store.version
+            if version != self._version:
+                self._kept.clear()
+                self._version = version
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = answer()
+        with self._lock:
+            if self._version == version:
+                self._kept[key] = found
+                while len(self._kept) > 4 * KEPT:
+                    self._kept.popitem(last=False)
+        return found
