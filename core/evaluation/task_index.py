@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.data.tasks import OFFLINE_TASKS, TaskInfo, index_text
-from core.data.texts import write_atomically
+from core.files import write_atomic
 
 
 def harness_tasks() -> list[TaskInfo]:
@@ -67,7 +67,7 @@ def _listed(items: Any, entries: dict[str, Any], seen: set[str]) -> Iterator[str
 def main(arguments: list[str]) -> int:
     """Write the file whole, or not at all."""
     (target,) = arguments
-    write_atomically(Path(target), index_text(harness_tasks()).encode("utf-8"))
+    write_atomic(Path(target), index_text(harness_tasks()))
     return 0
 
 

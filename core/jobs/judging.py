@@ -136,11 +136,9 @@ def evaluate(journal: Journal, setting: "Setting", dense: "LoadedModel | None", 
         journal.write(name, {"metrics": rows, **more}, round(time.monotonic() - begun, 3))
         for row in rows:
             journal.events.metric(row)
-    parts = sorted(journal.directory.stages_dir.glob("*.parquet"))
+    parts = sorted(journal.directory.stages_dir.glob(f"{base}.*.parquet"))
     join_samples(parts, journal.directory.samples_file, keep="pruned" if recovered else None)
     journal.finish({"weights_sha256": models.weights()} if models.known() else {}, extra_seconds=earlier)
-    for path in parts:
-        path.unlink()
 
 
 def _parts(setting: "Setting", models: _Models) -> Iterable[tuple[str, str, Part, dict[str, Any]]]:

@@ -112,6 +112,7 @@ def _run(journal: Journal, experiment: Experiment) -> None:
         loaded = None
         directory.write_results(results_of(directory, setting))  # a recovery that fails costs nothing
         _recover(journal, setting)
+    _clear(directory)
     if saved is not None and not experiment.save_model:
         for folder in (directory.model_dir, directory.recovered_dir):
             shutil.rmtree(folder, ignore_errors=True)
@@ -349,6 +350,16 @@ def _recover(journal: Journal, setting: Setting) -> None:
         _free()
     if journal.reuse(stages.JUDGE_RECOVERED) is None:
         evaluate(journal, setting, None, stages.JUDGE_RECOVERED)
+
+
+def _clear(directory: RunDirectory) -> None:
+    """Remove what was needed only to go on: rows of parts that are joined by now, checkpoints of the training.
+
+    Only here, when every stage has its file: a worker that is killed before would have to do them again.
+    """
+    for path in directory.stages_dir.glob("*.parquet"):
+        path.unlink()
+    shutil.rmtree(directory.recovery_dir / "checkpoints", ignore_errors=True)
 
 
 def _free() -> None:

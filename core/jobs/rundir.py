@@ -21,7 +21,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from core.errors import InputError, QueueError
+from core.files import write_atomic
 from core.jobs.states import State, transition
 from core.jobs.status import RunStatus, finite, fold_of, join, now_iso, parse_lines, to_iso
 
@@ -59,28 +59,6 @@ def new_run_id(hash_: str, now: datetime | None = None) -> str:
 def is_run_id(text: str) -> bool:
     """Whether `text` has the form of a run id, and so is safe as the name of a folder."""
     return _RUN_ID.fullmatch(text) is not None
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: temporary file in the same folder, fsync, rename, fsync of the folder."""
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def to_json(value: Any) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.errors import Cancelled, EspalierError, OutOfMemoryError, QueueError
+from core.files import sweep
 from core.jobs.events import EventWriter, Listener
 from core.jobs.processes import identity
 from core.jobs.rundir import RunDirectory
@@ -47,6 +48,8 @@ def work(directory: RunDirectory, listener: Listener | None = None) -> int:
         stop.install(lambda: _end_now(events))
         events.state(State.RUNNING, **identity())
         events.start_heartbeat()
+        sweep(directory.path)
+        sweep(directory.stages_dir)
         handler = _log_to(directory)
         try:
             return _do(directory, events, stop)

@@ -18,6 +18,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError
+from core.files import sync_tree
 from core.models.families import Family, Layout, family, loads_in
 from core.models.sizes import PER_LAYER_KEY
 from core.models.surgery import finish, layer_entry
@@ -92,6 +93,7 @@ def save(
             _write_json(partial / "generation_config.json", model.generation_config.to_diff_dict())
         save_tokenizer(tokenizer, partial)
         readable(partial)
+        sync_tree(partial)
         shutil.rmtree(directory, ignore_errors=True)
         partial.replace(directory)
     finally:

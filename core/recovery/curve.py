@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from core.files import write_atomic
+
 FILE = "curve.jsonl"
 """Its name in a run's recovery folder."""
 
@@ -40,7 +42,7 @@ class Curve:
     def back_to(self, step: int) -> float:
         """Forget what came after a step that training goes on from; seconds that had gone by then."""
         points = [point for point in self.read() if point["step"] <= step]
-        self.path.write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
+        write_atomic(self.path, "".join(json.dumps(point) + "\n" for point in points))
         return float(points[-1]["seconds"]) if points else 0.0
 
 

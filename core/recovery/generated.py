@@ -14,6 +14,7 @@ import torch
 
 from core.data import texts
 from core.device import info
+from core.files import write_atomic
 from core.progress import Progress
 
 DOCUMENTS = 2048  # where nobody asks for a number
@@ -68,7 +69,7 @@ def generated(
     finally:
         torch.set_rng_state(state)
     progress(documents, documents, "documents")
-    texts.write_atomically(file, json.dumps(made).encode())
+    write_atomic(file, json.dumps(made))
     return made
 
 

@@ -5,7 +5,6 @@ with `full_weights`, the weights of the cut layers themselves. The result is mer
 """
 
 import gc
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +110,6 @@ def recover(
     plain = _merged(pruned, choice, file, progress("merge"))
     saved = save(plain, tokenizer, model_dir, progress("save"), dtype=saved_dtype)
     report = verify(model_dir, plain, tokenizer, progress("verify"))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Recovered(training, data.info, saved.bytes, saved.layout, tuple(saved.loads_in), asdict(report))
 
 

@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from core.device import info, resolve_dtype
 from core.errors import NumericalError
+from core.files import sync_tree, write_atomic
 from core.progress import Progress
 from core.recovery.curve import FILE, Curve, Point, read_curve
 from core.recovery.distillation import Objective
@@ -40,7 +41,7 @@ CHECKPOINT_SHARE, CHECKPOINT_S = 0.1, 300.0  # one after such a share of the tra
 SAID_EVERY_S = 2.0
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch
 WATCHED = "watched.json"
-"""In each checkpoint: the losses it was judged by."""
+"""In each checkpoint, written last: the losses it was judged by."""
 MARGIN = 0.6  # of free memory
 
 
@@ -191,7 +192,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         known = {"first": self.first, "recent": list(self.recent), "validation": self.last_validation}
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WATCHED).write_text(json.dumps(known))
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sync_tree(folder)
+        write_atomic(folder / WATCHED, json.dumps(known))
 
     def go_on(self, checkpoint: Path) -> None:
         """Know what was known when this checkpoint was written; one without our file leaves that to what comes."""
@@ -215,6 +218,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def _calm(self) -> bool:
         start, now = _mean(self.first), _mean(self.recent)
         return start is not None and now is not None and now <= (1 + DIVERGED) / 2 * start
+
+
+def last_whole(checkpoints: Path) -> str | None:
+    """The newest checkpoint that was written to its end; torn ones, of a worker that was killed, are removed."""
+    while checkpoints.is_dir() and (last := get_last_checkpoint(str(checkpoints))) is not None:
+        if (Path(last) / WATCHED).is_file():
+            return str(last)
+        shutil.rmtree(last)
+    return None
 
 
 def _mean(values: "list[float] | deque[float]") -> float | None:
@@ -268,7 +280,7 @@ def _attempt(
     recompute: bool,
     progress: Progress,
 ) -> Trained:
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = last_whole(checkpoints)
     step = int(last.rpartition("-")[2]) if last else 0
     clock = Clock(None if choice.max_minutes is None else 60 * choice.max_minutes, before=curve.back_to(step))
     accumulation = max(1, choice.batch_size // micro)
@@ -318,7 +330,7 @@ def _attempt(
     model.train(False)
     done = trainer.state.global_step
     if watch.diverged:
-        last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+        last = last_whole(checkpoints)
         if last is None:
             raise NumericalError(
                 f"Training diverged before its first checkpoint: {watch.diverged}.",

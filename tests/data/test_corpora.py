@@ -9,6 +9,7 @@ import torch
 from core.data import corpora, texts
 from core.errors import DataError, UnknownNameError
 from core.experiment import Calibration, PerplexityCorpus, RecoveryData
+from core.files import write_atomic
 
 TEXT = "".join(chr(33 + i % 90) for i in range(1000))
 
@@ -135,7 +136,7 @@ def test_a_check_finds_what_cannot_be_had_before_a_run(file: str, tmp_path: Path
         assert message in str(problem)
         assert problem.field == "evaluation.perplexity.0"
         assert problem.advice
-    texts.write_atomically(texts.hub_file("wikitext2", "test"), b"kept from a day with a network")
+    write_atomic(texts.hub_file("wikitext2", "test"), b"kept from a day with a network")
     assert corpora.check_corpus(PerplexityCorpus(corpus="wikitext2"), "f") == []
 
 

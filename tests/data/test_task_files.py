@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from core.data import task_files, tasks
-from core.data.texts import write_atomically
 from core.errors import InputError
+from core.files import write_atomic
 
 PLAIN = """
 task: fruit
@@ -28,7 +28,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESPALIER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tasks, "_code_allowed", False)
     rows = [*(tasks.TaskInfo(name, offline=True) for name in tasks.OFFLINE_TASKS), tasks.TaskInfo("mmlu")]
-    write_atomically(tasks.index_file(), tasks.index_text(rows).encode())
+    write_atomic(tasks.index_file(), tasks.index_text(rows))
 
 
 def write(folder: Path, text: str, name: str = "fruit.yaml") -> str:

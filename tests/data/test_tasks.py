@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.data import tasks
-from core.data.texts import write_atomically
 from core.experiment import SEVEN_TASKS
+from core.files import write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def store_index(*names: str) -> None:
     extra = [tasks.TaskInfo(name, data_set="org/data", unsafe=name == "humaneval") for name in names]
     seven = [tasks.TaskInfo(name, offline=True) for name in SEVEN_TASKS]
-    write_atomically(tasks.index_file(), tasks.index_text([*seven, *extra]).encode())
+    write_atomic(tasks.index_file(), tasks.index_text([*seven, *extra]))
 
 
 def test_the_seven_tasks_are_known_at_once_and_all_others_once_the_helper_is_done() -> None:
@@ -160,7 +160,7 @@ def store_groups() -> None:
         tasks.TaskInfo("ai2_arc", "tag", members=("arc_easy", "arc_challenge")),
         tasks.TaskInfo("code", "group", unsafe=True, members=("humaneval",)),
     ]
-    write_atomically(tasks.index_file(), tasks.index_text(infos).encode())
+    write_atomic(tasks.index_file(), tasks.index_text(infos))
 
 
 def test_search_puts_what_begins_so_first_and_groups_before_their_tasks() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from core.data import tasks
-from core.data.texts import write_atomically
 from core.errors import InputError
 from core.evaluation.tasks import evaluate_task, prepare_tasks
+from core.files import write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASK = """
@@ -36,7 +36,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(tasks, "_code_allowed", False)
     monkeypatch.setattr(lm_eval.utils, "env", lm_eval.utils.env)
-    write_atomically(tasks.index_file(), tasks.index_text([tasks.TaskInfo("mmlu")]).encode())
+    write_atomic(tasks.index_file(), tasks.index_text([tasks.TaskInfo("mmlu")]))
     return iter(())
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from core.data import tasks
-from core.data.texts import write_atomically
 from core.device_use import Use
 from core.experiment import Experiment
+from core.files import write_atomic
 from core.jobs import worker
 from core.jobs.journal import MEASURED
 from core.jobs.rundir import RunDirectory
@@ -69,7 +69,7 @@ def test_a_task_whose_data_cannot_be_had_fails_before_pruning(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(cache / "datasets"))
     (cache / "datasets" / "eleutherai___lambada_openai").mkdir(parents=True)
     info = tasks.TaskInfo("lambada_openai", data_set="EleutherAI/lambada_openai")
-    write_atomically(tasks.index_file(), tasks.index_text([info]).encode())
+    write_atomic(tasks.index_file(), tasks.index_text([info]))
     made = experiment(pruning={"method": "magnitude", "ratio": 0.5})
     directory = run_of(made.with_changes({"evaluation.tasks": ["lambada_openai"]}))
     with directory.lock():

@@ -20,7 +20,7 @@ CONFIG = {
 
 @pytest.fixture
 def opened(run_folder: Any, service: Any, home: Path) -> Any:
-    """`opened(config, exports…)`: a complete run with a model folder, and its page."""
+    """`opened(config, exports…)`: a complete run with a model folder, and its page; each `path` is a file's name."""
 
     def make(config: dict[str, Any] | None = None, **exports: dict[str, Any]) -> tuple[str, AppTest]:
         run_id = run_folder("taylor", TAYLOR)
@@ -32,6 +32,10 @@ def opened(run_folder: Any, service: Any, home: Path) -> Any:
         for name, status in exports.items():
             format_, _, dtype = name.partition("_")
             content = {"format": format_, "dtype": dtype, **status}
+            if "path" in status:
+                file = folder / "export" / status["path"]
+                file.write_bytes(b"GGUF")
+                content["path"] = str(file)
             (folder / "export" / f"{format_}-{dtype}.json").write_text(json.dumps(content))
         app = AppTest.from_file(MAIN, default_timeout=60)
         app.query_params["run"] = run_id
@@ -98,14 +102,13 @@ def test_a_form_that_cannot_be_is_said_beside_a_button_that_is_off(opened: Any) 
     assert app.button(key="runs_export_start").disabled
 
 
-def test_a_finished_export_shows_size_place_and_agreement(opened: Any, tmp_path: Path) -> None:
-    file = tmp_path / "x-Q8_0.gguf"
-    file.write_bytes(b"GGUF")
+def test_a_finished_export_shows_size_place_and_agreement(opened: Any, home: Path) -> None:
     status = {
-        "state": "COMPLETE", "path": str(file), "bytes": 126_700_000, "checks": ["<b>read</b> again"],
+        "state": "COMPLETE", "path": "x-Q8_0.gguf", "bytes": 126_700_000, "checks": ["<b>read</b> again"],
         "agreement": {"agree": 0.979, "positions": 96},
     }  # fmt: skip
-    _, app = opened(CONFIG, gguf_q8_0=status)
+    run_id, app = opened(CONFIG, gguf_q8_0=status)
+    file = home / "runs" / run_id / "export" / "x-Q8_0.gguf"
     shown = html(app)
     assert "127 MB" in shown
     assert "97.9\u00a0% of 96 next tokens" in shown
