@@ -6,11 +6,13 @@ model would, at temperature 1.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from core.data import texts
 from core.device import info
@@ -20,7 +22,8 @@ from core.progress import Progress
 DOCUMENTS = 2048  # where nobody asks for a number
 PROMPT = 16  # tokens taken from a passage
 VERSION = "v1"
-_AT_ONCE = {"cpu": 16, "cuda": 512}
+WAIT_S = 0.5
+_AT_ONCE = {"cpu": 16, "cuda": 2048}
 
 
 def generated(
@@ -36,14 +39,38 @@ def generated(
 ) -> list[list[int]]:
     """Token ids of documents of at most `length` tokens by the model; from `folder` if it wrote them before.
 
-    The same model, device, dtype and seed give the same text.
+    The same model, device, dtype and seed give the same text. Of several runs that want the same text one writes it.
     """
     device = str(model.device)
     what = [VERSION, fingerprint, device.partition(":")[0], str(model.dtype), documents, length, PROMPT, seed]
     file = folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]}.json"
-    if file.is_file():
-        found: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(file, progress, documents):
+        if file.is_file():
+            found: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
+            return found
+        made = _written(model, tokenizer, documents, length, seed, progress)
+        write_atomic(file, json.dumps(made))
+    return made
+
+
+@contextmanager
+def _alone(file: Path, progress: Progress, documents: int) -> Iterator[None]:
+    """Hold the lock beside the file; while another run holds it, this one waits and can be cancelled."""
+    lock = FileLock(f"{file}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=WAIT_S)
+            break
+        except Timeout:
+            progress(0, documents, "documents")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _written(model: Any, tokenizer: Any, documents: int, length: int, seed: int, progress: Progress) -> list[list[int]]:
     prompts = _prompts(tokenizer, documents, seed)
     made: list[list[int]] = []
     at_once = _rows(model, length)
@@ -69,7 +96,6 @@ def generated(
     finally:
         torch.set_rng_state(state)
     progress(documents, documents, "documents")
-    write_atomic(file, json.dumps(made))
     return made
 
 

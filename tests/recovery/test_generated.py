@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from core.recovery import generated as module
 from core.recovery.generated import PROMPT, generated
@@ -66,3 +67,27 @@ def test_the_random_numbers_of_the_rest_of_the_run_are_not_touched(
     write(tiny_llama(0), tiny_tokenizer(), tmp_path)  # making the model seeds, too
     torch.manual_seed(11)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_of_two_runs_that_want_the_same_text_one_writes_and_the_other_waits(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.02)
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path)
+    (file,) = tmp_path.glob("*.json")
+    text = file.read_text()
+    file.unlink()
+    lock = FileLock(f"{file}.lock", thread_local=False)
+    lock.acquire()
+    told: list[float] = []
+
+    def progress(done: float, _total: float, _unit: str) -> None:
+        told.append(done)
+        if len(told) == 3:  # the other one is done
+            file.write_text(text)
+            lock.release()
+
+    model.generate = None
+    assert write(model, tokenizer, tmp_path, progress=progress) == first
+    assert len(told) == 3

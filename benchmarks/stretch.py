@@ -1,0 +1,137 @@
+"""Runs of a study in stretches of time, where a machine is to be had for minutes only: the first in the file first.
+
+    python -m benchmarks.stretch STUDY.yaml --home DIR [--devices 0 1] [--slots 3] [--minutes 9] [--only WORD …]
+
+Each run is `python -m core run` in its own process, `--slots` at once on each device (CUDA_VISIBLE_DEVICES; `cpu` for
+none). What was finished is not done again; what was cut off goes on from its last stage, part or checkpoint. At the
+end of the stretch processes are killed: nothing finished is lost. Then a line a run says what became of it; runs not
+made are listed as not made. Needs neither streamlit nor duckdb; `study pack` takes the home afterwards.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.jobs.rundir import RunDirectory, list_runs, new_run_id, to_json, write_atomic
+from core.jobs.states import State
+from core.preview import settle
+from core.study import Planned, Study, expand, key_of
+
+LEAST_S = 45.0  # a run is not begun when less is left
+POLL_S = 0.2
+
+
+class Stretch:
+    """The runs of one study in one home, on some devices, until a moment."""
+
+    def __init__(self, study: Study, home: Path, slots: Sequence[str], until: float) -> None:
+        self.study, self.home, self.until = study, home, until
+        self.free = list(slots)
+        self.at_work: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}
+        self.known = {key_of(run.experiment()): run for run in list_runs(home / "runs") if run.exists()}
+
+    def state(self, run: Planned) -> State | None:
+        """Where a run stands; None where it was not begun."""
+        return self.known[run.key].status().state if run.key in self.known else None
+
+    def work(self, runs: Sequence[Planned]) -> None:
+        """Begin runs while there is a slot and time for one, and see them through."""
+        ahead = [run for run in runs if (state := self.state(run)) is None or not state.finished]
+        while self.at_work or (ahead and self._time_left() > LEAST_S):
+            self._collect()
+            if self._time_left() <= 0:
+                self._kill()
+                return
+            while ahead and self.free and self._time_left() > LEAST_S:
+                self._begin(ahead.pop(0), self.free.pop(0))
+            time.sleep(POLL_S)
+
+    def _time_left(self) -> float:
+        return self.until - time.monotonic()
+
+    def _begin(self, run: Planned, slot: str) -> None:
+        if run.key not in self.known:
+            name = new_run_id(settle(run.experiment).hash)
+            self.known[run.key] = RunDirectory.of(self.home / "runs", name)
+        directory = self.known[run.key]
+        file = self.home / "stretch" / f"{directory.id}.yaml"
+        write_atomic(file, run.experiment.to_yaml())
+        directory.path.mkdir(parents=True, exist_ok=True)
+        log = (self.home / "stretch" / f"{directory.id}.log").open("ab")
+        environment = {**os.environ, "ESPALIER_HOME": str(self.home)}
+        environment["CUDA_VISIBLE_DEVICES"] = "" if slot == "cpu" else slot
+        process = subprocess.Popen(
+            [sys.executable, "-m", "core", "run", str(file), "--run-dir", str(directory.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.at_work[run.key] = (slot, process)
+        say(f"begins on {slot}: {run.name}")
+
+    def _collect(self) -> None:
+        for key, (slot, process) in list(self.at_work.items()):
+            if process.poll() is not None:
+                del self.at_work[key]
+                self.free.append(slot)
+                directory = self.known[key]
+                if directory.exists():  # `study pack` and the pages find it by this
+                    write_atomic(directory.study_file, to_json({"v": 1, "study": self.study.id}))
+                say(f"exit {process.returncode}: {directory.id}; {self._time_left():.0f} s left")
+
+    def _kill(self) -> None:
+        for _, process in self.at_work.values():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._collect()
+
+
+def say(text: str) -> None:
+    """A line at once."""
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stdout.flush()
+
+
+def listed(stretch: Stretch, runs: Sequence[Planned]) -> None:
+    """A line a run, and how many are in which state."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        state = stretch.state(run)
+        word = "not made" if state is None else str(state).lower()
+        counts[word] = counts.get(word, 0) + 1
+        status = stretch.known[run.key].status() if state in (State.FAILED, State.INTERRUPTED) else None
+        sys.stdout.write(f"{word:<11}  {run.name}{f': {status.reason}' if status else ''}\n")
+    sys.stdout.write(", ".join(f"{count} {word}" for word, count in counts.items()) + "\n")
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the study's YAML file")
+    parser.add_argument("--home", type=Path, required=True, help="where runs/ is")
+    parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of CUDA devices, or cpu")
+    parser.add_argument("--slots", type=int, default=1, help="runs at once on each device")
+    parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
+    parser.add_argument("--only", nargs="*", default=[], help="words that a run's name must hold one of")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Work for one stretch, then list."""
+    chosen = parsed(arguments)
+    until = time.monotonic() + 60 * chosen.minutes
+    study = Study.from_yaml(chosen.study.read_text(encoding="utf-8"))
+    every = expand(study).runs
+    runs = [run for run in every if not chosen.only or any(word in run.name for word in chosen.only)]
+    slots = [device for _ in range(chosen.slots) for device in chosen.devices]
+    stretch = Stretch(study, chosen.home.resolve(), slots, until)
+    stretch.work(runs)
+    listed(stretch, runs)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
