@@ -14,6 +14,7 @@ import pandas as pd
 
 from core import board, estimate, history, pairs, presets, roots, settings, talkers
 from core import preview as previews
+from core.anatomies import Anatomies
 from core.chat.client import ChatClient
 from core.comparing import Comparisons
 from core.data import corpora as texts
@@ -82,6 +83,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
                 self._supervisor.stop()
             raise
         self.recovery = Recoveries(self._store, self.home)
+        self.anatomy = Anatomies(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
         self.preferences = Preferences(self.home)
         self.rebuilds = Rebuilds(self.home, self._owner)
