@@ -351,3 +351,15 @@ def parts_bars(table: pd.DataFrame, *, masks: bool = False, dark: bool = False) 
     chart.update_layout(barmode="stack", bargap=0.4, yaxis={"autorange": "reversed", "showgrid": False})
     chart.update_xaxes(title_text="parameters", tickformat="~s")
     return chart
+
+
+def parts_words(table: pd.DataFrame, *, masks: bool = False) -> str:
+    """The totals, in one sentence."""
+    dense, left = int(table["dense"].sum()), int(table["pruned"].sum())
+    before, after = table["dense_bytes"].sum() / 1e6, table["pruned_bytes"].sum() / 1e6
+    if masks:
+        share = 1 - table["nonzero"].sum() / max(dense, 1)
+        return f"{dense:,} parameters, {percent(share)} of them zero: the file stays at {before:,.1f} MB."
+    return (
+        f"{dense:,} → {left:,} parameters, {before:,.1f} → {after:,.1f} MB ({percent(1 - left / max(dense, 1))} less)."
+    )

@@ -80,6 +80,23 @@ def importance(row: Mapping[str, Any], *, dark: bool = False) -> go.Figure:
     return chart
 
 
+def words(row: Mapping[str, Any]) -> str:
+    """How many stay, where the cut lies, and what the numbers are, in one or two sentences."""
+    if row["kind"] == "weights":
+        kept, gone = sum(row["stayed"]), sum(row["removed"])
+        counted = f"{gone:,} of {kept + gone:,} weights set to zero"
+        counted += " (every so many rows of a large matrix)" if row["rows"] * row["columns"] > kept + gone else ""
+    else:
+        kept, unit = sum(bool(each) for each in row["kept"]), str(row["unit"])
+        counted = f"{kept:,} of {len(row['kept']):,} {unit}s stay"
+    said = f"{counted}. {_cut_words(row)}"
+    if row["what"] == "magnitude":
+        said += " This method scores no weight by itself: shown is how large each was before."
+    if row["what"] == "loss without it":
+        said += " Shown is the loss, in nats a token, of the dense model without each layer; later rounds are not."
+    return said
+
+
 def _where(row: Mapping[str, Any]) -> str:
     name = {"attention": "attention", "mlp": "MLP", "layers": "the layers", "stream": "the stream"}.get(row["name"])
     if row["layer"] < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,7 @@ import plotly.graph_objects as go
 
 from core.charts_anatomy import colours
 from core.charts_style import figure, marker, method_colour, palette, percent, safe
-
-if TYPE_CHECKING:
-    from core.weights_view import Image
+from core.weights_view import Image, Region
 
 Z95 = 1.959964
 
@@ -123,6 +121,14 @@ def density(image: Image, where: str, *, dark: bool = False) -> go.Figure:
     chart.update_xaxes(title_text="column (input)", showgrid=False)
     chart.update_yaxes(title_text="row (output)", autorange="reversed", showgrid=False)
     return chart
+
+
+def zoomed(whole: Image, times: int, down: float, across: float) -> Region:
+    """The region that is `times` times smaller along each side; `down` and `across` (0…1) say where it lies."""
+    rows, columns = whole.shape
+    height, width = max(rows // times, min(rows, 8)), max(columns // times, min(columns, 8))
+    top, left = round(down * (rows - height)), round(across * (columns - width))
+    return Region(top, top + height, left, left + width)
 
 
 def density_table(image: Image) -> pd.DataFrame:

@@ -9,6 +9,7 @@ PAGES = [
     st.Page("studies.py", title="Studies", icon=":material/account_tree:"),
     st.Page("runs.py", title="Runs", icon=":material/view_list:"),
     st.Page("compare.py", title="Compare", icon=":material/monitoring:"),
+    st.Page("anatomy.py", title="Anatomy", icon=":material/park:"),
     st.Page("chat.py", title="Chat", icon=":material/forum:"),
 ]
 

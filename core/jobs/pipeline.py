@@ -276,12 +276,14 @@ def _save_streamed(journal: Journal, loaded: "LoadedModel", streamed: "Streamed"
 
 
 def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: "Streamed | None") -> "PruneOutcome":
+    from core.anatomy_file import FILE, write_anatomy
+    from core.pruning.anatomy import Anatomy
     from core.pruning.prune import prune
     from core.pruning.scores import ScoreCache
 
     experiment, pruning = setting.experiment, setting.experiment.pruning
     assert pruning is not None
-    windows, calibration = None, None
+    windows, calibration, anatomy = None, None, Anatomy()
     if pruning.reads_text:
         journal.begin(stages.CALIBRATE)
         windows, calibration = _calibration(journal, experiment, loaded)
@@ -305,11 +307,13 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: 
         calibrate_progress=journal.progress(),
         progress=cut,
         cache=ScoreCache(cache() / "scores", identity),
+        anatomy=anatomy,
     )
     if journal.stage != stages.PRUNE:
         raise RunError("The method finished without saying what it cut.", "This is a fault in Espalier: report it.")
     for warning in outcome.warnings:
         journal.warn(warning)
+    write_anatomy(journal.directory.path / FILE, anatomy.rows)
     journal.finish({**asdict(outcome), "model_layers": setting.source.architecture.n_layers})
     return outcome
 

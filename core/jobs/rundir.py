@@ -7,6 +7,7 @@
     results.json        the worker, atomic, last
     model/              the worker: the weights as saved
     samples.parquet     the worker: outcomes per document
+    anatomy.parquet     the worker, atomic, once: what the method saw when it chose (core/anatomy_file.py)
     state.json          the supervisor, atomic, only while no worker lives
     freed.json          the supervisor, once: whether a cancelled run gave its memory back (core/jobs/freeing.py)
     study.json          the service: which study queued the run (core/studies.py), once

@@ -1,0 +1,151 @@
+"""Anatomy's views, one at a time: of one run, or of two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from core import charts_anatomy, charts_importance, charts_inside
+from core.service import Service
+from pages._parts import anatomy_density, chart_table, theme
+
+MAP, IMPORTANCE, DEPTH, PARTS, DENSITY = "Map", "Importance", "Error by layer", "Parameters", "Density"
+
+
+def show(service: Service, runs: Sequence[Any]) -> None:
+    """Picker, then what was picked."""
+    views = [MAP, IMPORTANCE, DEPTH, PARTS, *([DENSITY] if any(run.matrices for run in runs) else [])]
+    view = st.segmented_control(
+        "View", views, default=MAP, required=True, key="anatomy_view", bind="query-params", label_visibility="collapsed"
+    )
+    if view == DEPTH:
+        _by_layer(runs)
+    elif view == IMPORTANCE:
+        _beside(runs, _importance)
+    elif view == PARTS:
+        _beside(runs, _parts)
+    elif view == DENSITY:
+        _beside(runs, lambda run, key: anatomy_density.show(service, run, key))
+    else:
+        _beside(runs, _map)
+
+
+def _beside(runs: Sequence[Any], draw: Callable[[Any, str], None]) -> None:
+    """Once for each run; two stand side by side, on a phone one above the other."""
+    places = st.columns(2, gap="medium") if len(runs) == 2 else [st.container()]
+    for place, run, key in zip(places, runs, ("a", "b"), strict=False):
+        with place:
+            st.html(f'<h2 class="esp-section">{theme.html(run.name)}<span>{theme.html(_line(run))}</span></h2>')
+            draw(run, key)
+
+
+def _line(run: Any) -> str:
+    share = run.pruned.get("achieved_model_ratio")
+    if not isinstance(share, int | float):
+        return run.method
+    return f"{run.method} · {theme.percent(share)} of the whole model {'set to zero' if run.matrices else 'removed'}"
+
+
+def _map(run: Any, key: str) -> None:
+    if not run.layers:
+        st.html(theme.note("What this run removed is not in its files.", level="info"))
+        return
+    figure = charts_anatomy.espalier_map(run, dark=theme.dark())
+    chart_table.show(figure, charts_anatomy.map_table(run), f"map {run.name}", f"anatomy_map_{key}")
+    st.html(f'<p class="esp-fact">{theme.html(_legend(run))}</p>')
+
+
+def _legend(run: Any) -> str:
+    if run.matrices:
+        return "Filled: the share of a matrix that is not zero. Hollow: zeros. Pale: outside the chosen layers."
+    words = "Filled stays, hollow went, pale was not chosen from."
+    if run.dropped:
+        words += f" Whole layers that went: {', '.join(map(str, run.dropped))}."
+    before, after = run.pruned.get("hidden_before"), run.pruned.get("hidden_after")
+    if isinstance(before, int) and isinstance(after, int) and after < before:
+        words += f" The trunk is narrower: {before:,} → {after:,} channels of the stream."
+    return words
+
+
+def _importance(run: Any, key: str) -> None:
+    choices = charts_importance.importance_choices(run)
+    if not choices:
+        _without(run)
+        return
+    names = list(dict.fromkeys(name for _, name, _ in choices))
+    name = names[0]
+    if len(names) > 1:
+        name = st.segmented_control(
+            "Part", names, default=names[0], required=True, key=f"anatomy_part_{key}", format_func=_part
+        )
+    layers = [layer for layer, other, _ in choices if other == name]
+    layer = layers[0]
+    if len(layers) > 1:
+        layer = st.select_slider("Layer", layers, value=layers[len(layers) // 2], key=f"anatomy_layer_{key}_{name}")
+    row = charts_importance.importance_row(run, layer, str(name))
+    if row is None:
+        return
+    figure = charts_importance.importance(row, dark=theme.dark())
+    table = charts_importance.importance_table(row)
+    chart_table.show(figure, table, f"importance {run.name} {layer} {name}", f"anatomy_importance_{key}")
+    st.html(f'<p class="esp-fact">{theme.html(charts_importance.words(row))}</p>')
+
+
+def _part(name: str) -> str:
+    return {"attention": "attention", "mlp": "MLP", "layers": "layers", "stream": "stream"}.get(name, name)
+
+
+def _without(run: Any) -> None:
+    """Runs from before importances were written down."""
+    st.html(
+        theme.note(
+            "This run is older than the file that importances are written to (or its method asked for none). "
+            "A copy of it, run again, has them.",
+            level="info",
+        )
+    )
+    if st.button("Edit a copy", key=f"anatomy_copy_{run.run_id}", icon=":material/edit:"):
+        st.session_state["launch_copy"] = run.run_id
+        st.switch_page("launch.py")
+
+
+def _by_layer(runs: Sequence[Any]) -> None:
+    found = []
+    for place, run in enumerate(runs):
+        name = run.name if len({other.name for other in runs}) == len(runs) else f"{run.name} ({'ab'[place]})"
+        if run.drift_recovered.get("layers"):
+            found.append((f"{name}, recovered", run.method, run.drift_recovered))
+        found.append((name, run.method, run.drift))
+    for field, words in (
+        ("error", "Mean over positions of ‖dense − pruned‖ / ‖dense‖ of the stream after each layer."),
+        ("kl", "Divergence of the output where layers up to this one are the pruned model’s and all above the dense "
+         "one’s: 0 before the first cut layer, the whole model’s after the last."),
+    ):  # fmt: skip
+        table = charts_inside.layer_table(found, field)
+        if table.empty:
+            st.html(theme.note(_why_not(runs, field), level="info"))
+            continue
+        figure = charts_inside.by_layer(table, field, dark=theme.dark())
+        chart_table.show(figure, table, f"{field} by layer", f"anatomy_{field}")
+        st.html(f'<p class="esp-fact">{theme.html(words)} Bars are 95 % intervals.</p>')
+
+
+def _why_not(runs: Sequence[Any], field: str) -> str:
+    reasons = [str(run.drift["reason"]) for run in runs if run.drift.get("reason")]
+    if reasons:
+        return f"Nothing by layer: {reasons[0]}"
+    if field == "kl" and any(run.drift.get("layers") for run in runs):
+        return "This run is older than KL by layer: run a copy of it to have it."
+    return "Not measured: fidelity was switched off in the evaluation."
+
+
+def _parts(run: Any, key: str) -> None:
+    table = charts_anatomy.parts_table(run)
+    if table.empty:
+        st.html(theme.note("The dense model is not on this machine any more: its parts are not known.", level="info"))
+        return
+    figure = charts_anatomy.parts_bars(table, masks=bool(run.matrices), dark=theme.dark())
+    chart_table.show(figure, table, f"parameters {run.name}", f"anatomy_parts_{key}")
+    st.html(f'<p class="esp-fact">{theme.html(charts_anatomy.parts_words(table, masks=bool(run.matrices)))}</p>')
