@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from core.charts_runs import describe_runs
+from core.charts_runs import QUANTISED as QUANTISED
+from core.charts_runs import describe_runs as describe_runs
 from core.charts_words import differing_words, mapping, protocol_words
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
 from core.evaluation.paired import normal_p
@@ -137,8 +138,9 @@ def points(
     titles: method name → the title shown to people. paired: differences on shared documents (core/pairs.py).
     Columns: run_id, label, name, series, method, kind ('dense' for the dense model), ratio, removed (share of the whole
     model removed, or zeroed), parameters, bytes, seed, task, metric, stage, value, stderr, n, protocol (JSON), quality
-    (key), details (JSON), baseline, dense (the baseline's value), dense_stderr, delta, delta_stderr, p (of the
-    difference, not corrected), paired, before, before_stderr, beside (of the dense model, measured in the same run).
+    (key), details (JSON), baseline, against (its label; 'dense' of a dense one), dense (the baseline's value),
+    dense_stderr, delta, delta_stderr, p (of the difference, not corrected), paired, before, before_stderr, beside (of
+    the dense model, measured in the same run).
     Rows without a finite value are left out. Of a run that was measured before and after recovery, the later value
     counts, and the earlier one stands in `before`.
     Where `paired`, delta_stderr and p are taken on the same documents; else they take the two values as
@@ -170,7 +172,11 @@ def points(
     own = _by_run_and_quality(beside)
     keys = list(zip(table["run_id"], table["quality"], strict=True))
     table["beside"] = [own.get(key, (math.nan, math.nan))[0] for key in keys]
-    matched = _baseline_values(table, own, dict(zip(about["run_id"], about["kind"], strict=True)))
+    kinds = dict(zip(about["run_id"], about["kind"], strict=True))
+    labels = dict(zip(about["run_id"], about["label"], strict=True))
+    pinned = {run_id: str(labels[run_id]) for run_id, kind in kinds.items() if kind != "dense"}
+    table["against"] = [pinned.get(str(baseline), "dense") for baseline in table["baseline"]]
+    matched = _baseline_values(table, own, kinds)
     table["dense"], table["dense_stderr"] = [value for value, _ in matched], [error for _, error in matched]
     table["delta"] = table["value"] - table["dense"]
     table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
@@ -225,6 +231,7 @@ _POINT_COLUMNS = [
     "metric", "stage",
     "value", "stderr", "n", "protocol", "protocol_key", "quality", "baseline", "dense", "dense_stderr", "delta",
     "delta_stderr", "details", "p", "paired", "before", "before_stderr", "beside",
+    "against",
 ]  # fmt: skip
 
 

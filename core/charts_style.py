@@ -14,7 +14,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from core.charts_frames import Quality
+from core.charts_frames import Z95, Quality
 
 OKABE_ITO = {
     "orange": "#E69F00",
@@ -48,6 +48,8 @@ _METHODS = {
     "hidden": ("blue", "star-triangle-up"),
     "random_weights": ("vermillion", "cross"),
     "admm": ("green", "octagon"),
+    "q8_0": ("grey", "diamond-tall"),
+    "q4_0": ("grey", "diamond-wide"),
 }
 _SPARE = ("octagon", "star-triangle-up", "star-triangle-down", "star-diamond", "cross", "diamond-tall")
 
@@ -72,6 +74,13 @@ def palette(dark: bool) -> Palette:
     return DARK if dark else LIGHT
 
 
+def diverging(dark: bool) -> list[list[float | str]]:
+    """Colours from worse to better through the page's own ground: orange, nothing, blue; told apart by every eye."""
+    if dark:
+        return [[0.0, "#A8550B"], [0.5, DARK.panel], [1.0, "#1F6FA8"]]
+    return [[0.0, "#E8995C"], [0.5, LIGHT.panel], [1.0, "#6FB0DB"]]
+
+
 def safe(text: object) -> str:
     """Text for a Plotly label: shown as it is, never read as its small HTML or as LaTeX."""
     return html.escape(str(text), quote=False).replace("$", "&#36;")
@@ -82,8 +91,17 @@ def method_colour(method: str, dark: bool) -> str:
     if method == "dense":
         return DARK.muted if dark else "#000000"
     known = _METHODS.get(method)
+    if known and known[0] == "grey":  # references, no methods
+        return palette(dark).muted
     names = list(OKABE_ITO)
     return OKABE_ITO[known[0] if known else names[zlib.crc32(method.encode()) % len(names)]]
+
+
+def faded(method: str, dark: bool, opacity: float = 0.18) -> str:
+    """The method's colour for a filled area behind its line."""
+    colour = method_colour(method, dark).lstrip("#")
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (0, 2, 4))
+    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def method_symbol(method: str, variant: int = 0) -> str:
@@ -183,12 +201,15 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
 
 
-def measured(value: float, stderr: float, quality: Quality, *, sign: bool = False) -> str:
-    """A measured value with its standard error and unit: `29.97 ± 0.31`, `+3.1 ± 4.8 points`."""
+def measured(value: float, stderr: float, quality: Quality, *, sign: bool = False, like: float | None = None) -> str:
+    """A measured value with its standard error and unit: `29.97 ± 0.31`, `+3.1 ± 4.8 points`.
+
+    `like`: a value whose number of digits is taken, for numbers that stand together.
+    """
     if not math.isfinite(value):
         return "–"
     unit = ("points" if sign else "%") if quality.fraction else quality.unit
-    scale, digits = (100.0, 1) if quality.fraction else (1.0, _digits(value))
+    scale, digits = (100.0, 1) if quality.fraction else (1.0, _digits(value if like is None else like))
     if unit == "bytes":
         scale, digits, unit = 1e-6, 0, "MB"
     if unit == "MACs":
@@ -197,6 +218,22 @@ def measured(value: float, stderr: float, quality: Quality, *, sign: bool = Fals
     shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
     shown += f" ± {scale * stderr:,.{digits}f}" if known else ""
     return f"{shown} {unit}".strip()
+
+
+def delta_words(delta: float, stderr: float, quality: Quality, *, interval: bool = True) -> str:
+    """A difference with its 95 % interval: `+52.30 (+49.88 to +54.72)`, `−8.0 (−14.2 to −1.8) points`; '–' for none."""
+    if not math.isfinite(delta):
+        return "–"
+    if not interval or not math.isfinite(stderr):
+        return measured(delta, stderr if not interval else math.nan, quality, sign=True)
+    parts = [measured(value, math.nan, quality, sign=True, like=delta) for value in (delta, *_ends(delta, stderr))]
+    unit = next((ending for ending in (" points", " MB", " G", f" {quality.unit}") if parts[0].endswith(ending)), "")
+    middle, low, high = (part.removesuffix(unit) if unit.strip() else part for part in parts)
+    return f"{middle} ({low} to {high}){unit}"
+
+
+def _ends(delta: float, stderr: float) -> tuple[float, float]:
+    return delta - Z95 * stderr, delta + Z95 * stderr
 
 
 def _digits(value: float) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from core.charts_frames import Quality, at_order
-from core.charts_style import measured, percent
+from core.charts_style import delta_words, measured, percent
 from core.charts_words import detail_words, mapping, whole_protocol
 from core.evaluation.paired import holm
 
@@ -24,7 +24,7 @@ Marks = Mapping[tuple[str, str], str]
 
 
 def marks(table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False) -> dict[tuple[str, str], str]:
-    """(run id, quality key) → ▲ better or ▼ worse than dense, where the difference is significant at 5 %.
+    """(run id, quality key) → ▲ better or ▼ worse than the baseline, where the difference is significant at 5 %.
 
     Many differences at once are corrected by Holm, in families: all runs' means over tasks; all corpora's perplexities;
     each other metric; and, only with `tasks`, all single tasks. Without it no task is marked: among seven tasks and ten
@@ -33,7 +33,8 @@ def marks(table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False
     by_key = {quality.key: quality for quality in chosen}
     families: dict[str, dict[str, float]] = {}
     rows: dict[str, pd.Series] = {}
-    for _, row in table[table["quality"].isin(list(by_key)) & table["kind"].ne("dense")].iterrows():
+    compared = (table["run_id"] != table["baseline"]) & table["delta"].notna()
+    for _, row in table[table["quality"].isin(list(by_key)) & compared].iterrows():
         quality = by_key[str(row["quality"])]
         single = quality.is_task and not quality.is_mean
         if not math.isfinite(row["delta"]) or not math.isfinite(row["p"]) or (single and not tasks):
@@ -53,13 +54,14 @@ def marks(table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False
 
 
 def comparison_table(
-    table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False
+    table: pd.DataFrame, chosen: Sequence[Quality], *, tasks: bool = False, intervals: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(numbers, texts), one row a run, the dense model first; index: run id.
 
     Columns: Run, Method, Ratio, Removed, Parameters, then each quality's label and `Δ label`, its difference to the
-    dense model where both were measured in the same way. Texts carry standard errors and units; differences end in
-    their `marks`, values that leakage may flatter in †. Where the rates of tasks' documents are known, two more rows
+    baseline where both were measured in the same way. Texts carry standard errors and units, differences with
+    `intervals` their 95 % interval instead; differences end in their `marks`, values that leakage may flatter in †.
+    Where the rates of tasks' documents are known, two more rows
     say what guessing, and always the most frequent answer, would score.
     """
     marked = marks(table, chosen, tasks=tasks)
@@ -82,11 +84,12 @@ def comparison_table(
         numbers[quality.label] = rows["value"]
         cells = zip(rows["value"], rows["stderr"], rows["details"], strict=True)
         texts[quality.label] = [measured(v, s, quality) + leak(details) for v, s, details in cells]
-        delta = rows["delta"].where(~dense)
+        delta = rows["delta"].where(rows["baseline"] != rows.index)
         numbers[DELTA + quality.label] = delta
         pairs = zip(order.index, delta, rows["delta_stderr"], strict=True)
         texts[DELTA + quality.label] = [
-            difference(d, s, quality, marked.get((str(run_id), quality.key), "")) for run_id, d, s in pairs
+            difference(d, s, quality, marked.get((str(run_id), quality.key), ""), interval=intervals)
+            for run_id, d, s in pairs
         ]
     return _with_rates(numbers, texts, chosen)
 
@@ -175,6 +178,6 @@ def _removed(share: float, mask: bool) -> str:
     return f"{percent(share)} zeros" if mask and math.isfinite(share) else percent(share)
 
 
-def difference(delta: float, stderr: float, quality: Quality, mark: str = "") -> str:
-    """A difference to dense with its standard error, and its mark (`marks`)."""
-    return f"{measured(delta, stderr, quality, sign=True)} {mark}".strip() if math.isfinite(delta) else "–"
+def difference(delta: float, stderr: float, quality: Quality, mark: str = "", *, interval: bool = False) -> str:
+    """A difference with its standard error, or its 95 % interval, and its mark (`marks`)."""
+    return f"{delta_words(delta, stderr, quality, interval=interval)} {mark}".strip()

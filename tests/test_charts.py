@@ -168,7 +168,8 @@ def test_a_ratio_line_goes_through_the_mean_of_the_seeds():
     values = [10.0, 20.0, 30.0, 60.0]
     metrics = pd.DataFrame([metric_row(r, "piqa", "acc", v / 100) for r, v in zip(runs["id"], values, strict=True)])
     table = charts.points(runs, metrics, {})
-    lines = [t for t in charts.ratio_curve(table, charts.qualities(table)[0], x="ratio").data if t.mode == "lines"]
+    drawn = charts.ratio_curve(table, charts.qualities(table)[0], x="ratio").data
+    lines = [t for t in drawn if t.mode == "lines" and not t.fill]
     assert len(lines) == 1
     assert list(lines[0].x) == [0.2, 0.4]
     assert list(lines[0].y) == pytest.approx([0.2, 0.6])
@@ -407,7 +408,8 @@ def test_rates_measured_on_the_documents_replace_the_tasks_usual_ones():
     piqa, wino = quality(table, "piqa"), quality(table, "winogrande")
     assert (piqa.chance, piqa.majority, wino.chance, wino.majority) == (0.5, 0.62, 0.5, None)
     figure = charts.task_dots(table, [piqa, wino])
-    lines = {trace.name: [x for x in trace.x if x is not None] for trace in figure.data if trace.mode == "lines"}
+    ways = [trace for trace in figure.data if trace.mode == "lines" and trace.name]
+    lines = {trace.name: [x for x in trace.x if x is not None] for trace in ways}
     assert lines == {"guessing": [0.5] * 4, "majority": [0.62] * 2}
 
 
