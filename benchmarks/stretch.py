@@ -1,6 +1,7 @@
 """Runs of a study in stretches of time, where a machine is to be had for minutes only: the first in the file first.
 
-    python -m benchmarks.stretch STUDY.yaml --home DIR [--devices 0 1] [--slots 3] [--minutes 9] [--only WORD …]
+    python -m benchmarks.stretch STUDY.yaml --home DIR [--devices 0 1] [--slots 3] [--minutes 9]
+                                 [--only WORD …] [--tinyllama DIR]
 
 Each run is `python -m core run` in its own process, `--slots` at once on each device (CUDA_VISIBLE_DEVICES; `cpu` for
 none). What was finished is not done again; what was cut off goes on from its last stage, part or checkpoint. At the
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import tinyllama_folder
 from core.jobs.rundir import RunDirectory, list_runs, new_run_id, to_json, write_atomic
 from core.jobs.states import State
 from core.preview import settle
@@ -116,6 +118,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of CUDA devices, or cpu")
     parser.add_argument("--slots", type=int, default=1, help="runs at once on each device")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
+    parser.add_argument("--tinyllama", type=Path, help="in place of the study's model: TinyLlama's shape, made here")
     parser.add_argument("--only", nargs="*", default=[], help="words that a run's name must hold one of")
     return parser.parse_args(arguments)
 
@@ -125,6 +128,9 @@ def main(arguments: list[str]) -> None:
     chosen = parsed(arguments)
     until = time.monotonic() + 60 * chosen.minutes
     study = Study.from_yaml(chosen.study.read_text(encoding="utf-8"))
+    if chosen.tinyllama:
+        model = {"name": str(tinyllama_folder(chosen.tinyllama.resolve()))}
+        study = study.model_copy(update={"base": {**study.base, "model": model}})
     every = expand(study).runs
     runs = [run for run in every if not chosen.only or any(word in run.name for word in chosen.only)]
     slots = [device for _ in range(chosen.slots) for device in chosen.devices]
