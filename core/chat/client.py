@@ -113,8 +113,10 @@ class Generation:
 class ChatClient:
     """One inference worker, started when it is first needed. Safe to call from many threads."""
 
-    def __init__(self, home: Path, *, device: str = "auto", memory_limit: int | None = None) -> None:
-        self._home, self._device, self._limit = home, device, memory_limit
+    def __init__(
+        self, home: Path, *, device: str = "auto", memory_limit: int | None = None, decoding: str = "auto"
+    ) -> None:
+        self._home, self._device, self._limit, self._decoding = home, device, memory_limit, decoding
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -151,8 +153,7 @@ class ChatClient:
 
         Raises InputError or RunError with the worker's reason.
         """
-        identity, events = self._send(lambda i: Load(id=i, source=self.source(key, title)))
-        for event in Generation(self, identity, events):
+        for event in self.request(lambda i: Load(id=i, source=self.source(key, title))):
             if isinstance(event, Loaded):
                 return event.info
             if isinstance(event, Failed):
@@ -176,12 +177,20 @@ class ChatClient:
         key: str | Source,
         messages: Sequence[Message] | Sequence[tuple[str, str]],
         sampling: Sampling | None = None,
+        owner: str = "",
     ) -> Generation:
-        """Answer `messages` (Message objects or (role, content) pairs); the model is loaded first where it is not."""
+        """Answer `messages` (Message objects or (role, content) pairs); the model is loaded first where it is not.
+
+        Those who ask under different `owner` names share the device equally.
+        """
         source = key if isinstance(key, Source) else self.source(key)
         turns = tuple(m if isinstance(m, Message) else conversation([m])[0] for m in messages)
         wanted = sampling or Sampling()
-        return Generation(self, *self._send(lambda i: Generate(id=i, source=source, messages=turns, sampling=wanted)))
+        return self.request(lambda i: Generate(id=i, source=source, messages=turns, sampling=wanted, owner=owner))
+
+    def request(self, make: Callable[[str], Request]) -> Generation:
+        """Send any request, made with the id that it is given; its events, to its end."""
+        return Generation(self, *self._send(make))
 
     def cancel(self, identity: str) -> None:
         """Stop an answer within a token; it ends with Finished(reason="cancelled"). Unknown ids are ignored."""
@@ -261,7 +270,7 @@ class ChatClient:
         if self._process is not None:
             return
         self._trouble, self._ready = None, False
-        command = [sys.executable, "-m", "core.chat.worker", "--device", self._device]
+        command = [sys.executable, "-m", "core.chat.worker", "--device", self._device, "--decoding", self._decoding]
         if self._limit is not None:
             command += ["--memory-limit", str(self._limit)]
         folder = self._home / "chat"

@@ -5,6 +5,7 @@ turn to another answer, or stop this one.
 """
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,15 +26,17 @@ Reason = Literal["stop", "length", "context"]
 
 @dataclass
 class Kept:
-    """Keys and values of the last conversation a model held, and the tokens they belong to."""
+    """Keys and values of the last conversation a model held, and the tokens they belong to. Thread-safe."""
 
     ids: list[int] = field(default_factory=list)
     cache: Any = None
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def take(self, ids: Sequence[int], model: Any) -> tuple[Any, int]:
         """A cache for `ids` and how many of them it already holds; at least the last one is left to compute."""
-        cache, held = self.cache, self.ids
-        self.cache, self.ids = None, []
+        with self._lock:
+            cache, held = self.cache, self.ids
+            self.cache, self.ids = None, []
         common = 0
         for mine, wanted in zip(held, ids[:-1], strict=False):
             if mine != wanted:
@@ -47,7 +50,8 @@ class Kept:
     def give(self, ids: list[int], cache: Any) -> None:
         """Keep `cache` for the next turn, where its layers can be shortened (a sliding window cannot)."""
         if all(type(layer) is DynamicLayer for layer in cache.layers):
-            self.cache, self.ids = cache, ids[: cache.get_seq_length()]
+            with self._lock:
+                self.cache, self.ids = cache, ids[: cache.get_seq_length()]
 
 
 class TextStream:
@@ -78,6 +82,37 @@ class TextStream:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class Until:
+    """Text up to the first of `stops`. What may be the beginning of one is held back until it is known."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.reached = False
+
+    def push(self, text: str) -> str:
+        """What can be said now; `reached` says whether a stop was met, and then nothing more comes."""
+        if not self._stops or self.reached:
+            return "" if self.reached else text
+        self._held += text
+        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        self.reached = bool(found)
+        end = min(found) if found else len(self._held) - max(_overlap(self._held, stop) for stop in self._stops)
+        said, self._held = self._held[:end], "" if found else self._held[end:]
+        return said
+
+    def flush(self) -> str:
+        """What was held back when the answer ends otherwise."""
+        said, self._held = self._held, ""
+        return said
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -135,16 +170,27 @@ class Answer:
                 "Start a new conversation.",
             )
         self.reason: Reason = "length"
-        self.tokens = 0
+        self.ids: list[int] = []
         self.prompt_tokens = len(ids)
         self._model, self._kept, self._ids, self._sampling, self._context = model, kept, list(ids), sampling, context
         self._cache, self.reused_tokens = kept.take(ids, model)
         self._text = TextStream(tokenizer)
+        self._until = Until(sampling.stop)
         self._stops = stop_ids(model, tokenizer)
         self._device = next(model.parameters()).device
         accepted = inspect.signature(model.forward).parameters
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    @property
+    def tokens(self) -> int:
+        """How many were chosen so far."""
+        return len(self.ids)
+
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values of this conversation."""
+        parts = (part for layer in self._cache.layers for part in (layer.keys, layer.values) if part is not None)
+        return sum(part.numel() * part.element_size() for part in parts)
 
     def steps(self) -> Iterator[str | None]:
         """None after a chunk of the prompt; after each token the text it completed (perhaps '')."""
@@ -163,19 +209,22 @@ class Answer:
             logits = self._forward(self._ids[start : min(start + size, self.prompt_tokens)])
         while True:
             token = choose(logits, self._sampling, self._generator)
-            self.tokens += 1
+            self.ids.append(token)
             if token in self._stops:
                 self.reason = "stop"
                 break
             self._ids.append(token)
-            yield self._text.push(token)
+            yield self._until.push(self._text.push(token))
+            if self._until.reached:
+                self.reason = "stop"
+                return
             if self.tokens >= self._sampling.max_tokens:
                 break
             if len(self._ids) >= self._context:
                 self.reason = "context"
                 break
             logits = self._forward([token])
-        yield self._text.flush()
+        yield self._until.push(self._text.flush()) + self._until.flush()
 
     def _forward(self, ids: list[int]) -> torch.Tensor:
         """Logits (vocab,) after `ids`, which go into the cache."""

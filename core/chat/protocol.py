@@ -1,9 +1,9 @@
 """What the app and the inference worker say to each other: one JSON object a line, each of a type below.
 
 Requests go to the worker's standard input, events come from its standard output. Every event that answers a request
-carries its `id`. A request ends with exactly one of Finished, Loaded (for Load), Report or Failed. Unknown fields are
-refused, so that two versions never half understand each other; a new kind of request is a new class in `Request` and
-one branch in the worker.
+carries its `id`. A request ends with exactly one of Finished, Loaded (for Load), Scored (for Score), Report or Failed.
+Unknown fields are refused, so that two versions never half understand each other; a new kind of request is a new class
+in `Request` and one branch in the worker.
 """
 
 from collections.abc import Sequence
@@ -40,13 +40,20 @@ class Message(Wire):
     content: str
 
 
+StopText = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class Sampling(Wire):
-    """How the next token is chosen. Temperature 0 is greedy. Equal seeds draw equal random numbers on every side."""
+    """How the next token is chosen. Temperature 0 is greedy. Equal seeds draw equal random numbers on every side.
+
+    An answer ends before the first of `stop` that it would say, beside the model's own end.
+    """
 
     max_tokens: int = Field(default=256, ge=1, le=32768)
     temperature: float = Field(default=0.0, ge=0.0, le=5.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int = Field(default=0, ge=0)
+    stop: tuple[StopText, ...] = Field(default=(), max_length=8)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -67,13 +74,32 @@ class Unload(Wire):
 
 
 class Generate(Wire):
-    """Answer the conversation; the model is loaded first where it is not."""
+    """Answer the conversation; the model is loaded first where it is not.
+
+    `owner` names who asks: those that ask share the device equally, whatever number of answers each asks for.
+    """
 
     kind: Literal["generate"] = "generate"
     id: str
     source: Source
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
+    owner: str = ""
+
+
+class Score(Wire):
+    """How surprised the model `dense` is by each token that `source` said in answer to `messages`.
+
+    `ids` are the answer's tokens, as Finished gave them. Both models are loaded where they are not.
+    """
+
+    kind: Literal["score"] = "score"
+    id: str
+    source: Source
+    dense: Source
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...] = Field(min_length=1)
+    owner: str = ""
 
 
 class Cancel(Wire):
@@ -90,7 +116,7 @@ class Ask(Wire):
     id: str
 
 
-Request = Load | Unload | Generate | Cancel | Ask
+Request = Load | Unload | Generate | Score | Cancel | Ask
 
 # --- events -------------------------------------------------------------------------------------------------------
 
@@ -124,6 +150,8 @@ class Stats(Wire):
     first_token_seconds: float
     seconds: float
     own_seconds: float
+    memory_bytes: int = 0
+    """The model's weights and the keys and values of this conversation."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -209,12 +237,46 @@ class Piece(Wire):
 
 
 class Finished(Wire):
-    """The answer ended: the model stopped, the length was reached, the context is full, or somebody cancelled."""
+    """The answer ended: the model stopped, the length was reached, the context is full, or somebody cancelled.
+
+    `ids` are all tokens it chose, the one that ended it included.
+    """
 
     kind: Literal["finished"] = "finished"
     id: str
     reason: Literal["stop", "length", "context", "cancelled"]
     stats: Stats | None
+    ids: tuple[int, ...] = ()
+
+
+class Guess(Wire):
+    """What a model would have said in a place, and with which probability."""
+
+    text: str
+    probability: float
+
+
+class TokenScore(Wire):
+    """One token of an answer: natural-log probabilities of who said it and of the dense model, given what stood before.
+
+    `divergence` is KL(speaker ‖ dense) of the whole distribution in this place, in nats; `guesses` are the dense
+    model's likeliest tokens, likeliest first. `text` is '' while a character is unfinished.
+    """
+
+    text: str
+    log_probability: float
+    dense_log_probability: float
+    divergence: float
+    guesses: tuple[Guess, ...]
+
+
+class Scored(Wire):
+    """The end of a Score: one entry a token."""
+
+    kind: Literal["scored"] = "scored"
+    id: str
+    tokens: tuple[TokenScore, ...]
+    seconds: float
 
 
 class Failed(Wire):
@@ -228,7 +290,10 @@ class Failed(Wire):
 
 
 class Report(Wire):
-    """What the worker holds, least recently used first. `active` are ids of answers under way."""
+    """What the worker holds, least recently used first. `active` are ids of answers under way.
+
+    `together`: whether several answers are computed at the same time, or in turn: what was measured to be faster.
+    """
 
     kind: Literal["report"] = "report"
     id: str
@@ -238,10 +303,11 @@ class Report(Wire):
     active: tuple[str, ...]
     memory_bytes: int
     free_bytes: int
+    together: bool = False
 
 
-Event = Ready | Waiting | Loading | Evicted | Loaded | Started | Piece | Finished | Failed | Report
-ENDS = (Loaded, Finished, Failed, Report)
+Event = Ready | Waiting | Loading | Evicted | Loaded | Started | Piece | Finished | Scored | Failed | Report
+ENDS = (Loaded, Finished, Scored, Failed, Report)
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -91,18 +91,21 @@ class Shelf:
             else:
                 self._drop(item, request, "it was unloaded")
 
-    def make_room(self, need: int, request: str, wait: Callable[[str], bool]) -> None:
+    def make_room(
+        self, need: int, request: str, wait: Callable[[str], bool], mine: frozenset[str] = frozenset()
+    ) -> None:
         """Return once `need` bytes are free; models leave for it, least recently used first.
 
-        `wait(reason)` is called while busy models are waited for; it answers whether to go on. Raises Cancelled if
-        not, and OutOfMemoryError where the room would not do even if every model left.
+        `wait(reason)` is called while busy models are waited for; it answers whether to go on. `mine` are keys that the
+        request itself holds: they are not waited for. Raises Cancelled if `wait` says so, and OutOfMemoryError where
+        the room would not do even if every other model left.
         """
         with self._changed:
             while (room := self.room()) < need:
                 idle = next((item for item in self._items.values() if not item.users), None)
                 if idle is not None:
                     self._drop(idle, request, "its room is needed")
-                elif self._items:
+                elif self._items.keys() - mine:
                     names = ", ".join(item.title for item in self._items.values())
                     if not wait(f"waiting for memory: {names} is still answering"):
                         raise Cancelled

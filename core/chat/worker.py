@@ -30,12 +30,13 @@ from core.chat.protocol import (
     Ready,
     Report,
     Request,
+    Score,
+    Source,
     Unload,
     Waiting,
     line,
     read_request,
 )
-from core.device_use import Use
 from core.errors import Cancelled, EspalierError
 
 if TYPE_CHECKING:
@@ -81,17 +82,21 @@ class Wire:
 class Worker:
     """Turns requests into work for the engine and the loader."""
 
-    def __init__(self, wire: Wire, device: str, limit: int | None) -> None:
+    def __init__(self, wire: Wire, device: str, limit: int | None, decoding: str = "auto") -> None:
         from core.chat import models
         from core.chat.engine import Engine
+        from core.chat.manners import Manners
+        from core.chat.sharing import Ways
         from core.chat.shelf import Shelf
         from core.chat.threads import Threads
 
         self._wire, self._device = wire, device
         self._shelf: Shelf = Shelf(lambda: models.free_bytes(device), models.reclaim, self._gone, limit)
         threads = Threads() if device == "cpu" else None
-        self._engine: Engine = Engine(self._shelf, wire.send, threads, Use(device))
-        self._loads: queue.SimpleQueue[Load | Generate] = queue.SimpleQueue()
+        self._engine: Engine = Engine(
+            self._shelf, wire.send, threads, Manners.of_machine(device), Ways(device, decoding), device
+        )
+        self._loads: queue.SimpleQueue[Load | Generate | Score] = queue.SimpleQueue()
 
     def run(self, requests: "queue.SimpleQueue[Request]") -> None:
         """Never returns."""
@@ -116,34 +121,39 @@ class Worker:
         elif isinstance(request, Ask):
             self._wire.send(self._report(request.id))
         elif isinstance(request, Generate) and (item := self._shelf.take(request.source.key)) is not None:
-            self._engine.add(request, item, 0.0)
+            self._engine.add(request, [item], 0.0)
         else:
             self._loads.put(request)
 
-    def _load(self, request: Load | Generate) -> None:
+    def _load(self, request: Load | Generate | Score) -> None:
         from core.chat.engine import failure
 
         start = time.monotonic()
+        sources = [request.source, *([request.dense] if isinstance(request, Score) else [])]
+        items: list[Item] = []
         try:
-            item = self._shelf.take(request.source.key) or self._bring(request)
-        except Cancelled:
-            self._engine.forget(request.id)
-            self._wire.send(Finished(id=request.id, reason="cancelled", stats=None))
+            for source in sources:
+                items.append(self._shelf.take(source.key) or self._bring(source, request.id, items))
         except Exception as error:
+            for item in items:
+                self._shelf.give_back(item)
+            self._engine.forget(request.id)
+            if isinstance(error, Cancelled):
+                self._wire.send(Finished(id=request.id, reason="cancelled", stats=None))
+                return
             log.exception("cannot load %s", request.source.key)
             self._wire.send(failure(request.id, error))
         else:
-            if isinstance(request, Generate):
-                self._engine.add(request, item, time.monotonic() - start)
+            if isinstance(request, Load):
+                self._wire.send(Loaded(id=request.id, info=items[0].model.info))
+                self._shelf.give_back(items[0])
             else:
-                self._wire.send(Loaded(id=request.id, info=item.model.info))
-                self._shelf.give_back(item)
+                self._engine.add(request, items, time.monotonic() - start)
 
-    def _bring(self, request: Load | Generate) -> "Item":
-        """Make room, then load. Cancelled if the request was cancelled meanwhile."""
+    def _bring(self, source: Source, identity: str, held: "list[Item]") -> "Item":
+        """Make room, then load. Cancelled if the request was cancelled meanwhile. `held` the request has already."""
         from core.chat import models
 
-        source, identity = request.source, request.id
         said = 0.0
 
         def going_on(event: Event) -> bool:
@@ -157,11 +167,14 @@ class Worker:
             if not going_on(Loading(id=identity, title=source.title, done=done, total=total, unit=unit)):
                 raise Cancelled
 
+        def waiting(reason: str) -> bool:
+            return going_on(Waiting(id=identity, reason=reason))
+
         progress(0, 0, "")
         need = models.weight_bytes(source, self._device)
-        self._shelf.make_room(need, identity, lambda reason: going_on(Waiting(id=identity, reason=reason)))
-        held: Held = models.load(source, self._device, progress)
-        return self._shelf.put(source.key, source.title, held.info.memory_bytes, held)
+        self._shelf.make_room(need, identity, waiting, frozenset(item.key for item in held))
+        loaded: Held = models.load(source, self._device, progress)
+        return self._shelf.put(source.key, source.title, loaded.info.memory_bytes, loaded)
 
     def _gone(self, request: str, item: "Item", reason: str) -> None:
         self._wire.send(Evicted(id=request, key=item.key, title=item.title, reason=reason))
@@ -177,6 +190,7 @@ class Worker:
             active=self._engine.active(),
             memory_bytes=psutil.Process().memory_info().rss,
             free_bytes=self._shelf.room(),
+            together=self._engine.ways.together,
         )
 
 
@@ -185,6 +199,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
     parser.add_argument("--memory-limit", type=int, default=None, metavar="BYTES", help="the models' sizes together")
+    parser.add_argument(
+        "--decoding", default="auto", choices=["auto", "turns", "together"], help="several answers: in turn or at once"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Whatever a library prints goes to the log: the pipe carries events and nothing else.
@@ -201,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     except EspalierError as error:
         wire.send(Failed(id="", message=error.message, advice=error.advice, worker=True))
         sys.exit(1)
-    worker = Worker(wire, device, options.memory_limit)
+    worker = Worker(wire, device, options.memory_limit, options.decoding)
     wire.send(Ready(pid=os.getpid(), device=device))
     with contextlib.suppress(KeyboardInterrupt):
         worker.run(requests)

@@ -15,7 +15,20 @@ import pytest
 
 from core.chat.client import ChatClient
 from core.chat.conversation import Answer
-from core.chat.protocol import PAUSED, Event, Evicted, Failed, Finished, Loading, Piece, Sampling, Started, Waiting
+from core.chat.lens import measure, strength, within
+from core.chat.protocol import (
+    PAUSED,
+    Event,
+    Evicted,
+    Failed,
+    Finished,
+    Loading,
+    Piece,
+    Sampling,
+    Started,
+    Waiting,
+    conversation,
+)
 from core.device_use import Use
 from core.errors import InputError, ModelError
 
@@ -89,6 +102,54 @@ def test_two_answers_run_at_once_and_get_equal_shares(client: ChatClient, folder
         assert isinstance(end, Finished)
         assert end.stats is not None
         assert end.stats.own_seconds < 0.85 * end.stats.seconds  # the rest was the other's
+
+
+def test_answers_made_together_are_those_made_in_turn(client: ChatClient, home: Path, folders: Folders) -> None:
+    wanted = {name: text(ask(client, folders[name], max_tokens=150)) for name in ("one", "two")}
+    both = ChatClient(home, device="cpu", decoding="together")
+    try:
+        for name in ("one", "two"):
+            both.load(folders[name])
+        streams = [both.generate(folders[name], ASK, Sampling(max_tokens=150)) for name in ("one", "two")]
+        events = [list(stream) for stream in streams]
+        assert [text(each) for each in events] == [wanted["one"], wanted["two"]]
+        report = both.status().report
+        assert report is not None
+        assert report.together
+    finally:
+        both.close()
+
+
+def test_what_a_model_said_is_scored_by_another_over_the_pipe(client: ChatClient, folders: Folders) -> None:
+    end = ask(client, folders["one"], max_tokens=30)[-1]
+    assert isinstance(end, Finished)
+    assert len(end.ids) == 30
+    assert end.stats is not None
+    weights = client.load(folders["one"]).memory_bytes
+    keys_and_values = 2 * 2 * 2 * 4 * 4  # two of each, layers, heads, width, bytes
+    assert end.stats.memory_bytes == weights + keys_and_values * (end.stats.prompt_tokens + 29)
+    said: list[str] = []
+    client.unload(folders["two"])
+    one, two = (client.source(folders[name]) for name in ("one", "two"))
+    turns = conversation(ASK)
+    tokens = measure(client, one, two, turns, end.ids, said=said.append)
+    assert len(tokens) == 30
+    assert said[0] == "loading two"
+    assert any(abs(strength(token, "surprise")) > 0.1 for token in tokens)
+    assert all(token.divergence > 0 for token in tokens)
+    assert all(strength(token, "divergence") == 0 for token in measure(client, one, one, turns, end.ids))
+    assert within(tokens, tokens[0].text + tokens[1].text) == list(tokens[:2])
+    with pytest.raises(InputError, match="these models hold 40"):
+        measure(client, one, client.source(folders["short"]), turns, end.ids)
+    assert isinstance(ask(client, folders["short"], max_tokens=1)[-1], Failed)  # nothing is left in use
+    client.unload(folders["short"])
+    assert eventually(lambda: folders["short"] not in held(client))
+
+
+def held(client: ChatClient) -> list[str]:
+    report = client.status().report
+    assert report is not None
+    return [model.key for model in report.models]
 
 
 def test_cancel_stops_within_a_token_and_says_how_far_it_came(client: ChatClient, folders: Folders) -> None:

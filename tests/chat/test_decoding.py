@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.chat.decoding import CHUNK, Answer, Kept, TextStream, choose, encode
+from core.chat.decoding import CHUNK, Answer, Kept, TextStream, Until, choose, encode
 from core.chat.protocol import Message, Sampling
 from core.errors import InputError, NumericalError
 
@@ -163,3 +163,42 @@ def test_a_template_that_refuses_says_so_in_its_own_words(tiny_tokenizer: Any) -
     tokenizer.chat_template = "{{ raise_exception('system role not supported') }}"
     with pytest.raises(InputError, match="system role not supported"):
         encode(tokenizer, [Message(role="system", content="x")])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize(
+    ("text", "stops", "said", "reached"),
+    [
+        ("one two three", ["two"], "one ", True),
+        ("ab abc", ["abc"], "ab ", True),
+        ("aaab", ["aab"], "a", True),
+        ("User: me\nUser: you", ["\nUser:", "you"], "User: me", True),
+        ("ends with a begin", ["beginning"], "ends with a begin", False),
+        ("nothing", [], "nothing", False),
+    ],
+)
+def test_text_ends_before_the_first_stop_in_whatever_pieces_it_comes(
+    text: str, stops: list[str], said: str, reached: bool, size: int
+) -> None:
+    until = Until(stops)
+    parts = []
+    for start in range(0, len(text), size):
+        parts.append(until.push(text[start : start + size]))
+        assert said.startswith("".join(parts))  # nothing of a stop was ever said
+    parts.append(until.flush())
+    assert "".join(parts) == said
+    assert until.reached is reached
+
+
+def test_an_answer_ends_at_a_stop_and_keeps_the_tokens_it_chose(pair: Any) -> None:
+    model, tokenizer = pair
+    ids = list(range(10, 50))
+    whole, text = answer(model, tokenizer, ids, max_tokens=20)
+    stop = text[7:9]
+    stopped, said = answer(model, tokenizer, ids, max_tokens=20, stop=(stop,))
+    assert said == text[: text.index(stop)]
+    assert stopped.reason == "stop"
+    assert stopped.ids == whole.ids[: len(stopped.ids)]
+    assert stopped.tokens == len(stopped.ids) < 20
+    layers, heads, width = 2, 2, 4
+    assert whole.cache_bytes() == 2 * layers * heads * width * 4 * (40 + 19)  # the last token was never fed

@@ -11,6 +11,7 @@ from core.chat.protocol import (
     Failed,
     Finished,
     Generate,
+    Guess,
     Load,
     Loaded,
     Loading,
@@ -21,9 +22,12 @@ from core.chat.protocol import (
     Report,
     Request,
     Sampling,
+    Score,
+    Scored,
     Source,
     Started,
     Stats,
+    TokenScore,
     Unload,
     Waiting,
     line,
@@ -41,10 +45,17 @@ STATS = Stats(
 )
 HARD = 'line\nbreak \u2028 "quote" \\ <b>🌿</b> \x00'
 
+SCORE = TokenScore(
+    text=HARD, log_probability=-0.5, dense_log_probability=-1.5, divergence=0.25,
+    guesses=(Guess(text=HARD, probability=0.5),),
+)  # fmt: skip
+
 REQUESTS: list[Request] = [
     Load(id="1", source=SOURCE),
     Unload(id="2", key="k"),
     Generate(id="3", source=SOURCE, messages=(Message(role="user", content=HARD),), sampling=Sampling(seed=3)),
+    Generate(id="3", source=SOURCE, messages=(), sampling=Sampling(stop=("\n\n", HARD)), owner="me"),
+    Score(id="5", source=SOURCE, dense=SOURCE, messages=(Message(role="user", content=HARD),), ids=(1, 2)),
     Cancel(id="3"),
     Ask(id="4"),
 ]
@@ -57,6 +68,8 @@ EVENTS: list[Event] = [
     Started(id="1", prompt_tokens=3, reused_tokens=1),
     Piece(id="1", text=HARD, tokens=2, seconds=0.1),
     Finished(id="1", reason="stop", stats=STATS),
+    Finished(id="1", reason="stop", stats=STATS, ids=(1, 2)),
+    Scored(id="1", tokens=(SCORE,), seconds=0.5),
     Failed(id="1", message="m", advice="a", worker=True),
     Report(id="1", pid=1, device="cpu", models=(INFO,), active=("2",), memory_bytes=1, free_bytes=2),
 ]
@@ -85,8 +98,11 @@ def test_what_is_not_a_request_is_refused(text: bytes) -> None:
         read_request(text)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -0.1}, {"top_p": 0}, {"max_tokens": 0}, {"seed": -1}])
-def test_sampling_outside_its_range_is_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -0.1}, {"top_p": 0}, {"max_tokens": 0}, {"seed": -1}, {"stop": [""]}, {"stop": ["x"] * 9}],
+)
+def test_sampling_outside_its_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Sampling.model_validate(wrong)
 
