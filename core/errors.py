@@ -5,6 +5,7 @@
     │   ├── ExperimentError               a field of an Experiment is wrong
     │   ├── UnknownNameError              a name that nothing is registered under
     │   ├── ModelError                    a model that cannot be chosen or loaded
+    │   │   └── GatedModelError           a model whose licence must be accepted first
     │   ├── DataError                     text or task data that cannot be had
     │   └── NotAvailableError             part of the schema, but not built yet
     ├── RunError                          a run that was started cannot go on
@@ -12,6 +13,7 @@
     │   ├── NumericalError                nan, inf, a factorisation that fails
     │   ├── DeviceError                   a device that is shown but cannot be used
     │   ├── OutOfMemoryError              device or host memory is exhausted
+    │   ├── DiskFullError                 no room left where the runs lie
     │   └── Cancelled                     somebody asked for it to stop
     ├── StoreError                        results.duckdb
     └── QueueError                        the queue, or another process that holds it
@@ -90,6 +92,10 @@ class ModelError(InputError):
     """A model that cannot be chosen or loaded."""
 
 
+class GatedModelError(ModelError):
+    """A model whose licence must be accepted, or that needs a login, before it can be had."""
+
+
 class DataError(InputError):
     """Text or task data that cannot be had."""
 
@@ -116,6 +122,10 @@ class DeviceError(RunError):
 
 class OutOfMemoryError(RunError):
     """Device or host memory is exhausted."""
+
+
+class DiskFullError(RunError):
+    """No room is left where the runs lie."""
 
 
 class Cancelled(RunError):

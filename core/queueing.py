@@ -1,15 +1,18 @@
 """What pages do with the queue: one room of the service (core/service.py)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from core import board, history, origins, presets
 from core import preview as previews
-from core.errors import ExperimentError, QueueError
+from core.device import resolve_device, resolve_dtype
+from core.errors import ExperimentError, InputError, QueueError
 from core.experiment import Experiment
 from core.jobs import exporting
 from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
+from core.remedies import Remedy, remedies
 from core.storage.store import Store
 
 ACTIVE = ("WAITING", "RUNNING", "INTERRUPTED")
@@ -64,6 +67,20 @@ class QueueOfRuns:
         if not state.finished:
             raise QueueError(f"Run {run_id} is {state}.", "Cancel it first, or wait until it is over.")
         return self.submit([origins.experiment_to_run(directory)])[0]
+
+    def remedies(self, run_id: str) -> list[Remedy]:
+        """Changes that may help a failed run, the least of them first."""
+        directory = board.existing(self.home, run_id)
+        try:
+            experiment = origins.experiment_to_run(directory)
+            dtype = resolve_dtype(experiment.model.dtype, resolve_device(experiment.device))
+        except InputError:  # a file that is no experiment, or a device that is gone
+            return []
+        return remedies(experiment, directory.status(), dtype)
+
+    def retry_with(self, run_id: str, changes: Mapping[str, Any]) -> str:
+        """Queue a run again as a new one, with these fields changed; returns its id."""
+        return self.submit([self.experiment_to_run(run_id).with_changes(changes)])[0]
 
     def experiment_to_run(self, run_id: str) -> Experiment:
         """A run's experiment, to be changed and done again; of an imported one without leave to run foreign code."""

@@ -13,6 +13,8 @@ import psutil
 from core import settings
 from core.jobs.rundir import RunDirectory
 
+DISK_FULL = 75
+"""Exit code of a worker whose disk had no room for its last word (EX_TEMPFAIL of sysexits.h)."""
 _SAME_PROCESS_S = 1.0  # the clock of process creation has a resolution of 10 ms and may be shifted by NTP a little
 
 
@@ -77,6 +79,8 @@ def kill_group(process: psutil.Process) -> None:
 
 def describe_end(code: int | None) -> tuple[str, str]:
     """Reason and advice for a worker that ended without a result; `code` is its exit code if it is known."""
+    if code == DISK_FULL:
+        return "The disk is full: not even that could be written.", "Free some space, or delete runs; it then goes on."
     if code == -signal.SIGKILL:
         reason = "The worker was killed by the system or by somebody (SIGKILL)."
         return reason, "Often memory had run out: choose fewer or shorter windows, a smaller batch, or a smaller model."
@@ -86,3 +90,25 @@ def describe_end(code: int | None) -> tuple[str, str]:
     if code is not None:
         return f"The worker ended without a result (exit code {code}).", "See the end of its log."
     return "The worker ended without a result.", "The machine may have been restarted; see the end of its log."
+
+
+def cause_of_end(code: int | None) -> str:
+    """The same in one word (core/jobs/failures.py); '' where nothing is offered for it."""
+    return {-signal.SIGKILL: "killed", DISK_FULL: "disk"}.get(code, "") if code is not None else ""
+
+
+def out_of_memory_kills() -> int:
+    """How many processes this system has ended for want of memory since it started; 0 where it does not count."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def ended_for_memory(held: int) -> tuple[str, str]:
+    """Reason and advice for a worker that the system ended for want of memory; `held`: bytes it last said it held."""
+    total = psutil.virtual_memory().total
+    words = f" (it held {held / 1e9:.1f} of {total / 1e9:.1f} GB)" if held else ""
+    return f"The system ended the worker because memory had run out{words}.", describe_end(-signal.SIGKILL)[1]

@@ -50,7 +50,10 @@ def finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One look at a run. Times are ISO-8601 UTC; `done` and `total` count `unit`s; `eta_s` seconds; `memory` bytes."""
+    """One look at a run. Times are ISO-8601 UTC; `done` and `total` count `unit`s; `eta_s` seconds; `memory` bytes.
+
+    `cause` is why it failed in one word (core/jobs/failures.py), '' where there is none.
+    """
 
     id: str
     state: State
@@ -63,6 +66,7 @@ class RunStatus:
     eta_s: float | None = None
     reason: str = ""
     advice: str = ""
+    cause: str = ""
     created: str | None = None
     started: str | None = None
     finished: str | None = None
@@ -153,7 +157,7 @@ class EventFold:
         if same_attempt and self.state is not None and self.state.finished:
             return {}
         self.state = state
-        changes: dict[str, Any] = {"state": state, "reason": event.get("reason", ""), "advice": event.get("advice", "")}
+        changes: dict[str, Any] = {"state": state, **{key: event.get(key, "") for key in ("reason", "advice", "cause")}}
         if state is State.RUNNING:
             changes |= {"started": self.status.started or event.get("time"), "finished": None}
             changes |= {"pid": event.get("pid"), "pid_created": event.get("pid_created")}
@@ -201,7 +205,7 @@ def join(worker: EventFold, supervisor: Mapping[str, Any] | None) -> RunStatus:
     if worker.state is not None and _order(status.attempt, worker.state) >= _order(attempt, state):
         return replace(status, **common)
     changes: dict[str, Any] = {"state": state, "attempt": attempt, "updated": supervisor.get("time")}
-    changes |= {"reason": supervisor.get("reason") or "", "advice": supervisor.get("advice") or "", "eta_s": None}
+    changes |= {key: supervisor.get(key) or "" for key in ("reason", "advice", "cause")} | {"eta_s": None}
     if state.finished:
         changes["finished"] = supervisor.get("time")
     if state is State.WAITING:

@@ -4,7 +4,6 @@ It takes the run's lock, says that it lives before it loads anything large, does
 never waits for anybody: what it has to say is in the run directory.
 """
 
-import errno
 import faulthandler
 import logging
 import os
@@ -12,10 +11,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from core.errors import Cancelled, EspalierError, OutOfMemoryError, QueueError
+from core.errors import Cancelled, DiskFullError, QueueError
 from core.files import sweep
 from core.jobs.events import EventWriter, Listener
-from core.jobs.processes import identity
+from core.jobs.failures import cause_of, disk_is_full, explain
+from core.jobs.processes import DISK_FULL, identity
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State, transition
 from core.jobs.stopping import StopRequest
@@ -24,6 +24,7 @@ COMPLETE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
 _ENVIRONMENT = {
     # Threads that wait must not spin: beside a chat or a second run on few cores that made work five times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver counts GPUs, which is how they are chosen
     "TQDM_DISABLE": "1",  # bars of libraries would fill log.txt
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -81,33 +82,14 @@ def _do(directory: RunDirectory, events: EventWriter, stop: StopRequest) -> int:
             events.state(State.CANCELLED, reason="Cancelled.")
             return CANCELLED
         _log.error("The run failed.", exc_info=error)
-        told = explain(error)
-        events.state(State.FAILED, reason=told.message, advice=told.advice)
+        told = explain(error, directory.path, directory.recorded().stage)
+        try:
+            events.state(State.FAILED, reason=told.message, advice=told.advice, cause=cause_of(told))
+        except OSError as unsaid:
+            if isinstance(told, DiskFullError) and disk_is_full(unsaid):
+                return DISK_FULL  # so full that not even that could be written: the supervisor says it
+            raise
         return FAILED
-
-
-def explain(error: BaseException) -> EspalierError:
-    """What an exception means for people."""
-    if isinstance(error, EspalierError):
-        return error
-    torch = sys.modules.get("torch")
-    cuda_oom = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
-    host_oom = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
-    if cuda_oom or host_oom:
-        where = "the GPU" if cuda_oom else "this machine"
-        return OutOfMemoryError(
-            f"The memory of {where} is exhausted: {_first_line(error)}",
-            "Lower the batch size, the calibration samples or the window length, or choose a smaller model.",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EspalierError("The disk is full.", "Free some space, then start the run again.")
-    kind = type(error).__name__
-    return EspalierError(f"An unexpected error: {kind}: {_first_line(error)}", "The log has the whole traceback.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else "no message"
 
 
 def _end_now(events: EventWriter) -> None:
@@ -142,10 +124,17 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _first_to_go() -> None:
+    """Where memory runs out, let the system end this process, and not the app or anything else of this user."""
+    with suppress(OSError):  # other systems have no such file
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
 def main(arguments: list[str]) -> int:
     """Entry of the process that the supervisor starts; its output is log.txt already."""
     faulthandler.enable()
     prepare_environment()
+    _first_to_go()
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m core.jobs.worker RUN_DIRECTORY\n")
         return REFUSED

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import settings
-from core.errors import ModelError, UnknownNameError
+from core.errors import GatedModelError, ModelError, UnknownNameError
 from core.models import builtin
 from core.models.families import brings_code, families
 from core.models.fingerprints import file_hash
@@ -198,6 +198,14 @@ def _cached_config(hub_id: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def gated(name: str) -> GatedModelError:
+    """The error for a model that the hub keeps behind its licence."""
+    return GatedModelError(
+        f"{name} asks for its licence to be accepted.",
+        "Accept it on the hub, log in on this machine with `hf auth login`, then retry.",
+    )
+
+
 def _fetched_config(choice: "ModelChoice") -> Path:
     advice = "Choose the built-in model or a local folder, or connect to the network."
     if settings.offline():
@@ -214,10 +222,7 @@ def _fetched_config(choice: "ModelChoice") -> Path:
     try:
         return Path(hf_hub_download(choice.name, "config.json", revision=choice.revision, etag_timeout=5))
     except GatedRepoError as error:
-        raise ModelError(
-            f"{choice.name} asks for its licence to be accepted.",
-            "Accept it on the hub, then log in with `hf auth login`.",
-        ) from error
+        raise gated(choice.name) from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{choice.name} has no revision {choice.revision!r}.", "Check the name on the hub.") from error
     except RepositoryNotFoundError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.device import resolve_dtype, torch_device
 from core.errors import EspalierError, ModelError
 from core.models.builtin import builtin_directory
-from core.models.catalogue import ModelSource, read_config, require_safetensors, resolve
+from core.models.catalogue import ModelSource, gated, read_config, require_safetensors, resolve
 from core.models.families import brings_code, families, family
 from core.models.sizes import PER_LAYER_KEY
 from core.progress import Progress, silent
@@ -139,12 +139,14 @@ def weights_directory(source: ModelSource, trust_remote_code: bool = False, prog
     if source.directory is not None:
         return source.directory
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [*_PATTERNS, "*.py"] if trust_remote_code else _PATTERNS
     progress(0, 1, "download")
     try:
         return Path(snapshot_download(str(source.hub_id), revision=source.revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise gated(source.name) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{source.name} is not on this machine, and the hub did not give it: {error}",

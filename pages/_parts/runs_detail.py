@@ -36,7 +36,7 @@ def show(service: Service, run_id: str) -> None:
         st.session_state["runs_open_choice"] = _choice(detail)
         st.fragment(_live, run_every=EVERY_S, key="runs_live_detail")()
     elif state != "COMPLETE":
-        runs_ended.show(detail)
+        runs_ended.show(service, detail)
         with st.expander("Log", key="runs_log", icon=":material/notes:"):
             _log(detail.log_tail)
     _body(service, detail)

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import streamlit as st
 
-from core.service import RunDetail
+from core.errors import EspalierError
+from core.service import RunDetail, Service
 from pages._parts import runs_text as say
 from pages._parts import theme
 
 
-def show(detail: RunDetail) -> None:
-    """Cancelled runs quietly, failed ones with what helps."""
+def show(service: Service, detail: RunDetail) -> None:
+    """Cancelled runs quietly, failed ones with what helps, and buttons that do it."""
     status = detail.status
     if str(status.state) == "CANCELLED":
         st.html(f'<p class="esp-fact">{theme.html(cancelled(detail))}</p>')
         return
     st.html(say.failure_html(status.reason, status.advice))
+    found = service.remedies(status.id)
+    if not found:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key="runs_remedies"):
+        for number, remedy in enumerate(found):
+            st.button(
+                f"{remedy.text} and retry",
+                key=f"runs_remedy_{number}",
+                type="secondary",
+                help=remedy.note or None,
+                disabled=service.read_only,
+                on_click=_retry_with,
+                args=(service, status.id, remedy.changes),
+            )
+
+
+def _retry_with(service: Service, run_id: str, changes: Mapping[str, Any]) -> None:
+    try:
+        st.query_params["run"] = service.retry_with(run_id, changes)
+    except EspalierError as error:
+        st.session_state["runs_problem"] = str(error)
 
 
 def cancelled(detail: RunDetail) -> str:

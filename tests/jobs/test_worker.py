@@ -1,6 +1,5 @@
 """The worker process: a light start, one a run, every end told, cancelled at any stage, resumed where it was."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from core.errors import DataError, OutOfMemoryError
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
-from core.jobs.worker import explain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WIDTH = {"method": "l2", "ratio": 0.5, "round_to": 1, "layers": [0, 0]}
@@ -157,20 +154,3 @@ def test_a_killed_run_goes_on_from_its_saved_model_and_finished_parts(
     assert results is not None
     assert len(results["metrics"]) == 2
     assert results["pruning"]["params_after"] < results["pruning"]["params_before"]
-
-
-def test_errors_mean_something_to_people() -> None:
-    import torch
-
-    assert isinstance(
-        explain(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), OutOfMemoryError
-    )
-    host = RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
-    )
-    assert isinstance(explain(host), OutOfMemoryError)
-    assert "disk is full" in explain(OSError(28, "No space left on device")).message
-    known = DataError("No text.", "Give one.")
-    assert explain(known) is known
-    assert explain(KeyError("x")).message == "An unexpected error: KeyError: 'x'"
-    assert json.dumps(explain(RuntimeError("")).message) == '"An unexpected error: RuntimeError: no message"'

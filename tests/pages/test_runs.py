@@ -155,6 +155,32 @@ def test_a_failed_run_says_what_happened_and_what_to_do_with_the_log_beside_it(r
     assert app.query_params["run"] != [run_id]
 
 
+def test_what_helps_a_failed_run_is_one_button_that_changes_it_and_queues_it(run_folder: Any, service: Any) -> None:
+    calibrating = [{"kind": "stage", "stage": "calibrate", "status": "started"}]
+    failed = {"state": "FAILED", "reason": "The memory of the GPU ran out.", "advice": "Lower it.", "cause": "memory"}
+    run_id = run_folder("broken", TAYLOR, events=calibrating, **failed)
+    app = runs_page(run_id)
+    labels = [app.button(key=f"runs_remedy_{number}").label for number in (0, 1)]
+    assert labels == ["Calibrate one window at a time and retry", "Lower the calibration samples to 16 and retry"]
+    app.button(key="runs_remedy_1").click().run()
+    assert not app.exception
+    again = "".join(app.query_params["run"])
+    assert again != run_id
+    queued = service.run_detail(again)
+    assert str(queued.status.state) == "WAITING"
+    assert queued.experiment.pruning.calibration.samples == 16
+    assert service.run_detail(run_id).experiment.pruning.calibration.samples == 32
+
+
+@pytest.mark.parametrize("cause", ["gated", "data", "", "<script>alert(1)</script>"])
+def test_where_no_change_helps_no_button_is_offered(cause: str, run_folder: Any) -> None:
+    run_id = run_folder("broken", TAYLOR, state="FAILED", reason="It is <i>gated</i>.", advice="Log in.", cause=cause)
+    app = runs_page(run_id)
+    assert not app.exception
+    assert not any(str(button.key).startswith("runs_remedy") for button in app.button)
+    assert "<script>" not in html(app)
+
+
 def test_a_run_is_deleted_only_after_it_was_confirmed(run_folder: Any, service: Any) -> None:
     run_id = run_folder("taylor", TAYLOR)
     app = runs_page(run_id)
