@@ -10,6 +10,8 @@
 | ESPALIER_USERS | who may use the app after Streamlit's login: `ann@x.org, @y.org`; `*` is everybody | not set |
 | ESPALIER_HOSTS | names that the app is reached under, besides this machine's: `prune.x.org` | not set |
 | ESPALIER_ROOTS | folders pages may read models and texts from, `:` between them; `/` is everywhere | core/roots.py |
+| ESPALIER_RAY_ADDRESS | dashboard of a Ray cluster that runs go to: `http://head:8265` (docs/cluster.md) | not set |
+| ESPALIER_RAY_CPUS | processor cores that a run asks of the cluster; it gets as many threads | 1 |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -87,3 +89,17 @@ def price_per_hour() -> float | None:
     except ValueError:
         return None
     return price if 0 <= price < float("inf") else None
+
+
+def ray_address() -> str:
+    """Dashboard of the cluster that runs go to, without its last slash; '' where the environment names none."""
+    return os.environ.get("ESPALIER_RAY_ADDRESS", "").strip().rstrip("/")
+
+
+def ray_cpus() -> float:
+    """Processor cores that a run asks of a cluster."""
+    try:
+        cpus = float(os.environ.get("ESPALIER_RAY_CPUS", ""))
+    except ValueError:
+        return 1.0
+    return cpus if 0 < cpus < 10_000 else 1.0

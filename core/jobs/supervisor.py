@@ -22,6 +22,8 @@ from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
 from core.jobs import freeing, ownership, processes
 from core.jobs.after_queue import AfterQueue
+from core.jobs.cluster import Clusters
+from core.jobs.on_cluster import OnCluster, Placed
 from core.jobs.queue import Queue
 from core.jobs.rundir import RunDirectory, is_run_id, list_runs
 from core.jobs.stages import is_reusable
@@ -40,7 +42,10 @@ _left_running: list["subprocess.Popen[bytes]"] = []  # workers that outlive a st
 
 @dataclass
 class _Active:
-    """A run whose worker lives, or is about to. `process` is None for one that another process started."""
+    """A run whose worker lives, or is about to. `process` is None for one that another process started.
+
+    `placed`: its worker is a job of a cluster (core/jobs/on_cluster.py).
+    """
 
     directory: RunDirectory
     device: str
@@ -49,6 +54,7 @@ class _Active:
     kill_at: float | None = None
     held: freeing.Held | None = None
     forced: bool = False
+    placed: Placed | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class QueueView:
     running: tuple[str, ...]
 
 
-class Supervisor:
+class Supervisor(OnCluster):
     """The one that starts and watches the workers of a store.
 
     `on_change(run_id)` is called after a run's state changed, outside of every lock, from the supervisor's thread or
@@ -74,6 +80,7 @@ class Supervisor:
         self._lock = threading.RLock()
         self._file_lock = ownership.lock_of(self.home)
         self.after = AfterQueue(self.home)
+        self.clusters = Clusters(self.home)
         self._queue = Queue(self.home / "queue.json")
         self._active: dict[str, _Active] = {}
         self._devices: dict[str, str] = {}
@@ -112,6 +119,7 @@ class Supervisor:
         with self._lock:
             _left_running.extend(a.process for a in self._active.values() if a.process is not None)
             self._active.clear()
+            self.clusters.close()
 
     def stop(self) -> None:
         """End the supervisor and leave the store to others; its workers go on. May be called twice."""
@@ -229,7 +237,7 @@ class Supervisor:
             self._next_scan = time.monotonic() + SCAN_EVERY_S
             self._notice_foreign()
         if not self._queue.paused:
-            self._start_next()
+            self._start_somewhere()
         self.after.look(busy=bool(self._active or self._queue.order))
 
     def _tell(self) -> None:
@@ -242,6 +250,9 @@ class Supervisor:
                 _log.exception("What follows a change of run %s failed.", run_id)
 
     def _watch_one(self, active: _Active) -> None:
+        if active.placed is not None:
+            self._watch_job(active, active.placed)
+            return
         code = active.process.poll() if active.process is not None else None
         lives = active.directory.worker_lives()
         if active.process is not None and code is None:
@@ -294,7 +305,7 @@ class Supervisor:
 
     # --- ends
 
-    def _settle(self, active: _Active, code: int | None) -> None:
+    def _settle(self, active: _Active, code: int | None, why: tuple[str, str] | None = None) -> None:
         """The worker is gone: finished runs are left as they are, the others are cancelled, queued again or failed."""
         directory, run_id = active.directory, active.directory.id
         del self._active[run_id]
@@ -308,7 +319,7 @@ class Supervisor:
             if cancelled:
                 directory.write_state(State.CANCELLED, attempt=attempt, reason="Cancelled.")
             else:
-                self._bring_back(directory, attempt, *processes.describe_end(code))
+                self._bring_back(directory, attempt, *(why or processes.describe_end(code)))
         if cancelled or waited:
             self._queue.write()
         self._changed.append(run_id)
@@ -341,7 +352,9 @@ class Supervisor:
 
     def _ask_to_stop(self, active: _Active) -> None:
         active.kill_at = time.monotonic() + KILL_AFTER_S
-        if (process := self._process_of(active)) is not None:
+        if active.placed is not None:
+            active.placed.cluster.stop(active.placed.job)
+        elif (process := self._process_of(active)) is not None:
             active.held = freeing.look(process, active.device)
             processes.ask_to_stop(process)
 
@@ -358,8 +371,9 @@ class Supervisor:
             status = directory.status()
             if status.state.finished:
                 continue
-            if directory.worker_lives():
-                self._adopt(directory, status)
+            placed = self._found(directory, status.attempt)
+            if directory.worker_lives() or placed is not None:
+                self._adopt(directory, status, placed)
             elif status.state is State.WAITING:
                 waiting.append(directory)
             else:
@@ -376,12 +390,12 @@ class Supervisor:
         self._queue.cancelling = [run_id for run_id in self._queue.cancelling if run_id in self._active]
         self._queue.write()
 
-    def _adopt(self, directory: RunDirectory, status: RunStatus) -> None:
+    def _adopt(self, directory: RunDirectory, status: RunStatus, placed: Placed | None = None) -> None:
         try:
             device = resolve_device(directory.experiment().device)
         except EspalierError:
             device = "cpu"
-        active = self._active[directory.id] = _Active(directory, device, status.attempt)
+        active = self._active[directory.id] = _Active(directory, device, status.attempt, placed=placed)
         self._changed.append(directory.id)
         if directory.id in self._queue.cancelling:
             self._ask_to_stop(active)
