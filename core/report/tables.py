@@ -1,0 +1,416 @@
+"""Tables of a report: of numbers by family and size, the environment, the protocols, and the runs behind each row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from core.charts_frames import Z95, Quality
+from core.charts_words import canonical, mapping
+from core.report.document import Cell, Column, Part, Ref, Row, Table, Text
+from core.report.material import Family, Group, Material, NotMade, Numbers, Value
+from core.report.names import Names
+from core.report.numbers import NONE, scale
+from core.report.words import Words
+
+SPEED_METRICS = (
+    "prefill_tokens_per_second", "decode_tokens_per_second", "first_token_milliseconds", "peak_memory_bytes", "macs",
+)  # fmt: skip
+_TIMES = ("prefill_tokens_per_second", "decode_tokens_per_second")
+MOST_TASKS = 3
+"""Single tasks that still stand in the main tables."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What all tables are made with."""
+
+    numbers: Numbers
+    names: Names
+    words: Words
+
+    @property
+    def material(self) -> Material:
+        return self.numbers.material
+
+    def main_qualities(self) -> list[Quality]:
+        """Columns of the main tables: perplexity, the mean over tasks (else a few tasks), fidelity."""
+        known = self.numbers.qualities
+        tasks = [each for each in known if each.is_task and not each.is_mean and each.primary]
+        means = [each for each in known if each.is_mean]
+        own = means or (tasks if len(tasks) <= MOST_TASKS else [])
+        drift = [each for each in known if each.metric in ("kl_per_token", "top1_agreement")]
+        return [*(each for each in known if each.metric == "perplexity"), *own, *drift[:2]]
+
+    def task_qualities(self) -> list[Quality]:
+        """Columns of the tables of single tasks; none where they stand in the main ones."""
+        tasks = [each for each in self.numbers.qualities if each.is_task and not each.is_mean and each.primary]
+        return [] if all(each in self.main_qualities() for each in tasks) else tasks
+
+
+def family_table(sheet: Sheet, family: Family, chosen: Sequence[Quality], label: str, caption: str) -> Table | None:
+    """Groups of one family by size: what was removed, and the qualities that any of them has. None without any."""
+    say = sheet.words.say
+    groups = [group for group in sheet.numbers.of(family) if any(sheet.numbers.value(group, each) for each in chosen)]
+    qualities = [each for each in chosen if sheet.numbers.have(groups, each)]
+    if not groups:
+        return None
+    columns = [Column(say("method"), numeric=False), *_size_columns(sheet, family, groups)]
+    columns += [Column(sheet.names.quality(each, short=True), sheet.names.unit(each)) for each in qualities]
+    parts = []
+    for block in blocks(groups):
+        best = {each.key: best_of(sheet.numbers, block, each) for each in qualities}
+        rows = [
+            Row(
+                (
+                    Cell(_name(sheet, group)),
+                    *_size_cells(sheet, family, group, groups),
+                    *(_cell(sheet, group, each, group in best[each.key]) for each in qualities),
+                ),
+                group.runs,
+            )
+            for group in block
+        ]
+        titled = family not in ("dense", "quantised")
+        parts.append(Part(sheet.names.size(block[0]) if titled else "", tuple(rows)))
+    return Table(label, (caption,), tuple(columns), tuple(parts), _notes(sheet, groups, qualities))
+
+
+def _size_columns(sheet: Sheet, family: Family, groups: Sequence[Group]) -> list[Column]:
+    say = sheet.words.say
+    columns = [Column(say("seeds"))] if any(len(group.runs) > 1 for group in groups) else []
+    if family not in ("dense", "quantised"):
+        columns.append(Column(say("zeros" if family == "mask" else "removed"), "%"))
+    if family in ("dense", "quantised", "cut", "depth"):
+        columns.append(Column(say("parameters"), say("millions")))
+    if family in ("dense", "quantised"):
+        columns.append(Column(say("on_disk"), "MB"))
+    return columns
+
+
+def _size_cells(sheet: Sheet, family: Family, group: Group, groups: Sequence[Group]) -> list[Cell]:
+    fixed = sheet.names.figures.fixed
+    cells = [Cell(seeds_text(sheet, group))] if any(len(each.runs) > 1 for each in groups) else []
+    if family not in ("dense", "quantised"):
+        cells.append(Cell(fixed(100 * group.removed, 1)))
+    if family in ("dense", "quantised", "cut", "depth"):
+        cells.append(Cell(fixed(group.parameters / 1e6, 1)))
+    if family in ("dense", "quantised"):
+        cells.append(Cell(fixed(group.bytes / 1e6, 0)))
+    return cells
+
+
+def seeds_text(sheet: Sheet, group: Group) -> str:
+    """How many seeds a row is the mean of; '' for one."""
+    count = len({_seeds(sheet.material, run) for run in group.runs})
+    return str(count) if count > 1 else ""
+
+
+def _seeds(material: Material, run: str) -> tuple[int, int]:
+    experiment = material.experiments[run]
+    return experiment.seed, experiment.calibration_seed
+
+
+def _name(sheet: Sheet, group: Group) -> str:
+    return sheet.names.short(group)
+
+
+def _cell(sheet: Sheet, group: Group, quality: Quality, bold: bool) -> Cell:
+    value = sheet.numbers.value(group, quality)
+    if value is None:
+        return Cell(NONE)
+    return Cell(value_text(sheet, value, quality), bold)
+
+
+def value_text(sheet: Sheet, value: Value, quality: Quality) -> str:
+    """A value with its standard error, its signs and its mark."""
+    shown = sheet.names.figures.measured(value.mean, value.stderr, quality)
+    return " ".join(word for word in (shown + value.signs, value.mark) if word)
+
+
+def blocks(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups of the same size asked for, in order; dense and quantised models are one block."""
+    ordered = list(groups)
+    return [list(members) for _, members in groupby(ordered, key=lambda group: _block(group))]
+
+
+def _block(group: Group) -> tuple[Any, ...]:
+    return () if group.family in ("dense", "quantised") else group.size
+
+
+def best_of(numbers: Numbers, block: Sequence[Group], quality: Quality) -> list[Group]:
+    """The best of a block; several where they are equal, none where there is nothing to compare."""
+    known = [(value.mean, group) for group in block if (value := numbers.value(group, quality)) is not None]
+    known = [each for each in known if math.isfinite(each[0])]
+    if len(known) < 2 or block[0].family in ("dense", "quantised"):
+        return []
+    pick = min if quality.lower_is_better else max
+    top = pick(mean for mean, _ in known)
+    return [group for mean, group in known if mean == top]
+
+
+def _notes(sheet: Sheet, groups: Sequence[Group], qualities: Sequence[Quality]) -> tuple[str, ...]:
+    values = [sheet.numbers.value(group, each) for group in groups for each in qualities]
+    signs = "".join(value.signs + value.mark for value in values if value is not None)
+    found = []
+    if any(sign in signs for sign in "▲▼"):
+        found.append("n_marks")
+    found += [key for sign, key in (("†", "n_leak"), ("‡", "n_disturbed")) if sign in signs]
+    return tuple(sheet.words.say(key) for key in found)
+
+
+# ------------------------------------------------------------------------------------------------------------ recovery
+
+
+def recovery_table(sheet: Sheet, quality: Quality, label: str) -> Table | None:
+    """Dense, pruned, recovered, the gain with its interval, and what came back. None without a recovered run."""
+    say, figures = sheet.words.say, sheet.names.figures
+    known = [
+        (group, value)
+        for group in sheet.numbers.of("recovered")
+        if (value := sheet.numbers.value(group, quality)) is not None and math.isfinite(value.before)
+    ]
+    if not known:
+        return None
+    several = any(len(group.runs) > 1 for group, _ in known)
+    columns = [
+        Column(say("method"), numeric=False),
+        *([Column(say("seeds"))] if several else []),
+        Column(say("removed"), "%"),
+        *(Column(say(name)) for name in ("dense_model", "pruned", "recovered", "gain", "interval")),
+        Column(say("came_back"), "%"),
+    ]
+    rows = []
+    for group, value in known:
+        low, high = gain_interval(value)
+        interval = f"{_shown(sheet, low, quality)} – {_shown(sheet, high, quality)}" if math.isfinite(low) else NONE
+        gain = " ".join(
+            word
+            for word in (figures.measured(value.gain, value.gain_stderr, quality, sign=True), value.gain_mark)
+            if word
+        )
+        cells = [
+            figures.measured(value.dense, math.nan, quality),
+            figures.measured(value.before, value.before_stderr, quality),
+            figures.measured(value.mean, value.stderr, quality) + value.signs,
+            gain,
+            interval,
+            figures.fixed(100 * value.regained, 0),
+        ]
+        seeds = [Cell(seeds_text(sheet, group))] if several else []
+        removed = Cell(figures.fixed(100 * group.removed, 1) + (f" ({say('zeros_in')})" if group.masked else ""))
+        rows.append(Row((Cell(sheet.names.label(group)), *seeds, removed, *map(Cell, cells)), group.runs))
+    caption = say("c_recovered", quality=sheet.names.axis(quality))
+    return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),),
+                 _notes(sheet, [group for group, _ in known], [quality]))  # fmt: skip
+
+
+def half_width(freedom: float) -> float:
+    """Half the width of a 95 % interval in standard errors: Student's t for few seeds, normal for the rest."""
+    if not math.isfinite(freedom):
+        return Z95
+    from scipy.stats import t  # slow to import, and wanted only here
+
+    return float(t.ppf(0.975, max(freedom, 1)))
+
+
+def gain_interval(value: Value) -> tuple[float, float]:
+    """95 % interval of the gain, in the quality's own unit; nan where no error is known."""
+    reach = half_width(value.freedom) * value.gain_stderr
+    return (value.gain - reach, value.gain + reach) if math.isfinite(reach) else (math.nan, math.nan)
+
+
+def _shown(sheet: Sheet, value: float, quality: Quality) -> str:
+    return sheet.names.figures.measured(value, math.nan, quality, sign=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- speed
+
+
+def speed_qualities(sheet: Sheet) -> list[list[Quality]]:
+    """Measures of speed and memory, those of one protocol together, the protocol that most values have first."""
+    found: dict[str, list[Quality]] = {}
+    counts: Counter[str] = Counter()
+    for quality in sheet.numbers.qualities:
+        if quality.metric in SPEED_METRICS and quality.task == "speed":
+            found.setdefault(quality.protocol_key, []).append(quality)
+    for row in sheet.material.points.itertuples():
+        counts[str(row.protocol_key)] += 1
+    kept = [each for each in found.values() if any(quality.metric in _TIMES for quality in each)]
+    for each in kept:
+        each.sort(key=lambda quality: SPEED_METRICS.index(quality.metric))
+    return sorted(kept, key=lambda each: -counts[each[0].protocol_key])
+
+
+def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str) -> Table | None:
+    """Speed, memory and bytes of every group that was timed in one way, with how many times dense."""
+    say = sheet.words.say
+    groups = [group for group in sheet.numbers.groups if any(sheet.numbers.value(group, each) for each in chosen)]
+    if not groups:
+        return None
+    columns = [Column(say("method"), numeric=False), Column(say("removed"), "%")]
+    columns += [Column(sheet.names.quality(each, short=True), sheet.names.unit(each)) for each in chosen]
+    columns.append(Column(say("on_disk"), "MB"))
+    figures = sheet.names.figures
+    rows = [
+        Row(
+            (
+                Cell(sheet.names.label(group)),
+                Cell("" if group.family in ("dense", "quantised") else
+                     figures.fixed(100 * group.removed, 1) + (f" ({say('zeros_in')})" if group.masked else "")),
+                *(_speed_cell(sheet, group, each) for each in chosen),
+                Cell(figures.fixed(group.bytes / 1e6, 0)),
+            ),
+            group.runs,
+        )
+        for group in groups
+    ]  # fmt: skip
+    batch = protocol_of(sheet, chosen[0]).get("batch")
+    words = sheet.names.protocol_word("batch", batch) if batch is not None else ""
+    notes = (say("n_times"), *_notes(sheet, groups, chosen))
+    caption = say("c_speed", protocol=words, device=device)
+    return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),), notes)
+
+
+def _speed_cell(sheet: Sheet, group: Group, quality: Quality) -> Cell:
+    value = sheet.numbers.value(group, quality)
+    if value is None:
+        return Cell(NONE)
+    text = value_text(sheet, value, quality)
+    if quality.metric in _TIMES and group.family != "dense" and value.dense > 0:
+        text += f" ({sheet.names.figures.fixed(value.mean / value.dense, 2)}×)"
+    return Cell(text)
+
+
+def protocol_of(sheet: Sheet, quality: Quality) -> dict[str, Any]:
+    """The protocol that a quality was measured by, as it is stored."""
+    rows = sheet.material.points
+    found = rows.loc[rows["quality"] == quality.key, "protocol"]
+    return mapping(found.iloc[0]) if len(found) else {}
+
+
+# ----------------------------------------------------------------------------------------- environment and traceability
+
+
+def environments(material: Material) -> list[tuple[dict[str, str], list[str]]]:
+    """Different environments, flat, each with its runs; the one of most runs first."""
+    found: dict[str, tuple[dict[str, str], list[str]]] = {}
+    for run in material.runs["id"].astype(str):
+        flat = _flat(mapping(material.results.get(run, {}).get("environment")))
+        found.setdefault(canonical(flat), (flat, []))[1].append(run)
+    return sorted(found.values(), key=lambda each: -len(each[1]))
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
+    left_out = ("hash", "model", "packages")
+    flat = {str(key): str(value) for key, value in environment.items() if key not in left_out and value is not None}
+    packages = mapping(environment.get("packages"))
+    return flat | {str(key): str(value) for key, value in packages.items() if value is not None}
+
+
+def environment_table(sheet: Sheet, label: str) -> Table:
+    """A column for each environment, a row for each of its facts."""
+    say = sheet.words.say
+    known = environments(sheet.material)
+    keys = list(dict.fromkeys(key for flat, _ in known for key in flat))
+    share = 0.75 / max(len(known), 1)
+    heads = [say("value")] if len(known) == 1 else [f"E{place}" for place in range(1, len(known) + 1)]
+    columns = [Column(say("setting"), numeric=False, share=0.25),
+               *(Column(head, numeric=False, share=share) for head in heads)]  # fmt: skip
+    rows = [Row((Cell(key.replace("_", " ")), *(Cell(flat.get(key, NONE)) for flat, _ in known))) for key in keys]
+    rows.append(Row((Cell(say("used_by")), *(Cell(str(len(runs))) for _, runs in known))))
+    return Table(label, (say("c_environment"),), tuple(columns), (Part("", tuple(rows)),))
+
+
+def protocol_ids(sheet: Sheet) -> dict[str, str]:
+    """Protocol key → P1, P2, …, in the order of the qualities."""
+    order = dict.fromkeys(quality.protocol_key for quality in sheet.numbers.qualities)
+    return {key: f"P{place}" for place, key in enumerate(order, 1)}
+
+
+def protocol_table(sheet: Sheet, label: str) -> Table:
+    """Every protocol as it is stored, with what was measured by it."""
+    say = sheet.words.say
+    columns = (
+        Column(say("protocol"), numeric=False, share=0.1),
+        Column(say("quality"), numeric=False, share=0.25),
+        Column(say("setting"), numeric=False, share=0.65),
+    )
+    rows = []
+    for key, name in protocol_ids(sheet).items():
+        measured = [each for each in sheet.numbers.qualities if each.protocol_key == key]
+        what = dict.fromkeys(f"{each.task} {each.metric}" for each in measured)
+        rows.append(Row((Cell(name), Cell(", ".join(what)), Cell(exact(protocol_of(sheet, measured[0])), code=True))))
+    return Table(label, (say("c_protocols"),), columns, (Part("", tuple(rows)),))
+
+
+def exact(protocol: Mapping[str, Any]) -> str:
+    """A protocol, word for word."""
+    said = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in sorted(protocol.items()))
+    return ", ".join(said)
+
+
+def trace_table(sheet: Sheet, label: str, protocols: str) -> Table:
+    """Every run: which row it is in, its seed, what it was held against, when and how it was measured."""
+    say = sheet.words.say
+    several = len(environments(sheet.material)) > 1
+    where = {run: place for place, (_, runs) in enumerate(environments(sheet.material), 1) for run in runs}
+    shares = (0.26, 0.24, 0.06, 0.26, 0.18)
+    titles = [say(name) for name in ("run", "row", "seeds", "against", "measured_with")]
+    columns = tuple(Column(title, numeric=False, share=share) for title, share in zip(titles, shares, strict=True))
+    rows = []
+    used = _protocols_used(sheet)
+    for group in sheet.numbers.groups:
+        for run in group.runs:
+            seed, calibration = _seeds(sheet.material, run)
+            seeds = str(seed) if seed == calibration else f"{seed}/{calibration}"
+            how = ", ".join([*_ranges(used.get(run, [])), *([f"E{where[run]}"] if several else [])])
+            dense = sheet.material.baselines.get(run)
+            against = Cell("" if dense in (None, run) else str(dense), code=True)
+            cells = (Cell(run, code=True), Cell(sheet.names.label(group)), Cell(seeds), against, Cell(how))
+            rows.append(Row(cells, (run,)))
+    caption: Text = sheet.words.fill("c_trace", protocols=Ref(protocols))
+    return Table(label, caption, columns, (Part("", tuple(rows)),))
+
+
+def _protocols_used(sheet: Sheet) -> dict[str, list[int]]:
+    ids = {key: int(name[1:]) for key, name in protocol_ids(sheet).items()}
+    found: dict[str, set[int]] = {}
+    points: pd.DataFrame = sheet.material.points
+    for run, key in zip(points["run_id"].astype(str), points["protocol_key"].astype(str), strict=True):
+        if key in ids:
+            found.setdefault(run, set()).add(ids[key])
+    return {run: sorted(places) for run, places in found.items()}
+
+
+def _ranges(places: Sequence[int]) -> list[str]:
+    """1, 2, 3, 5 → `P1–P3`, `P5`."""
+    found: list[list[int]] = []
+    for place in places:
+        if found and place == found[-1][-1] + 1:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return [f"P{each[0]}" if len(each) == 1 else f"P{each[0]}–P{each[-1]}" for each in found]
+
+
+def not_made_table(sheet: Sheet, missing: Sequence[NotMade], label: str) -> Table:
+    """Runs of the selection that have no numbers, with why."""
+    say = sheet.words.say
+    columns = tuple(
+        Column(say(name), numeric=False, share=share) for name, share in (("name", 0.45), ("state", 0.2), ("why", 0.35))
+    )
+    rows = [Row((Cell(each.name), Cell(each.state.lower()), Cell(each.reason))) for each in missing]
+    return Table(label, (say("c_not_made"),), columns, (Part("", tuple(rows)),))
+
+
+def scaled(value: float, quality: Quality) -> float:
+    """A value as tables and figures show it."""
+    return scale(quality) * value
