@@ -25,6 +25,7 @@ from core.experiment import Experiment
 from core.exports import ExportsOfRuns
 from core.jobs import ownership
 from core.jobs.after_queue import AfterQueue
+from core.jobs.cluster import ClusterView
 from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory
@@ -32,12 +33,13 @@ from core.jobs.supervisor import Supervisor
 from core.models import catalogue
 from core.models.sizes import Architecture
 from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
+from core.places import Places
 from core.preferences import Preferences
 from core.pruning import registry
 from core.queueing import QueueOfRuns
 from core.rebuilds import Rebuilds
 from core.recoveries import Recoveries
-from core.storage.finding import Found, Measure, Wanted
+from core.storage.finding import Measure, Wanted
 from core.storage.store import Store
 from core.studies import Studies
 from core.travel import Travel
@@ -45,10 +47,10 @@ from core.views import ChatModel, Preview, RunDetail, StatusLine
 
 __all__ = [
     "ChatModel",
+    "ClusterView",
     "ExportChoice",
     "ExportStatus",
     "Flip",
-    "Found",
     "Measure",
     "Owner",
     "PerplexityPair",
@@ -86,6 +88,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self.anatomy = Anatomies(self._store, self.home)
         self.studies = Studies(self._store, self.home, self._owner, self.preview)
         self.preferences = Preferences(self.home)
+        self.places = Places(self.preferences, self._owner)
         self.rebuilds = Rebuilds(self.home, self._owner)
         self.after_queue = AfterQueue(self.home) if self._supervisor is None else self._supervisor.after
         self.travel = Travel(self._store, self.home, self.studies)
@@ -218,6 +221,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
             read_only=self.read_only,
             notice=self._notice,
             owner=ownership.owner_of(self.home) if self.read_only else None,
+            cluster=self.places.cluster(),
         )
 
     # --- runs

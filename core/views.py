@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from core.errors import Problem
     from core.experiment import Experiment, ModelChoice
+    from core.jobs.cluster import ClusterView
     from core.jobs.freeing import Freed
     from core.jobs.ownership import Owner
     from core.jobs.rundir import RunStatus
@@ -75,6 +76,8 @@ class StatusLine:
     """Who owns this home where another process does; None too where that one is gone."""
     notice: str = ""
     """One sentence where something about the store should be known (rebuilt, owned by another process), or ''."""
+    cluster: ClusterView | None = None
+    """Where runs go, if not to this machine."""
 
 
 @dataclass(frozen=True)

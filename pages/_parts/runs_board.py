@@ -11,8 +11,8 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import branches_of_rows, espalier_svg
 from core.service import Service, get_service
+from pages._parts import runs_place, theme
 from pages._parts import runs_text as say
-from pages._parts import theme
 
 EVERY_S = 1.0
 QUEUE_SHOWN = 8
@@ -31,6 +31,7 @@ def show(service: Service) -> None:
     st.session_state["runs_settled"] = _settled(runs)
     st.fragment(_live, run_every=EVERY_S if moving else None, key="runs_live")()
     _after(service)
+    runs_place.show(service)
     _finished(service, runs)
 
 

@@ -211,3 +211,11 @@ def when(text: str | None, zone: str | None) -> str:
     with suppress(ZoneInfoNotFoundError, ValueError):
         moment = moment.astimezone(ZoneInfo(zone or "UTC"))
     return f"{moment.day} {moment:%b, %H:%M}"
+
+
+def cluster_size(cluster: Any) -> str:
+    """`2 nodes, 4 GPUs, 64 cores`."""
+    has = cluster.capacity
+    words = ["1 node" if has.nodes == 1 else f"{has.nodes} nodes"]
+    words += [] if not has.gpus else ["1 GPU"] if has.gpus == 1 else [f"{has.gpus:g} GPUs"]
+    return ", ".join([*words, "1 core" if has.cpus == 1 else f"{has.cpus:g} cores"])

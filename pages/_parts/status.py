@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from core.service import StatusLine, get_service, reopen_service
-from pages._parts.runs_text import stage_word
+from core.service import ClusterView, StatusLine, get_service, reopen_service
+from pages._parts.runs_text import cluster_size, stage_word
 from pages._parts.theme import duration, html, plain, size
 
 EVERY_S = 2
@@ -73,4 +73,12 @@ def _queue(line: StatusLine) -> str:
     if line.read_only:
         return "read only"
     waits = f"{line.queue_length} waiting" if line.queue_length else "queue empty"
-    return f"{waits} · paused" if line.paused else waits
+    where = f" · {_cluster(line.cluster)}" if line.cluster is not None else ""
+    return f"{waits} · paused{where}" if line.paused else f"{waits}{where}"
+
+
+def _cluster(cluster: ClusterView) -> str:
+    """The cluster that runs go to: what it has, or that it does not answer."""
+    if not cluster.reachable:
+        return f'<span title="{html(cluster.problem)}">cluster does not answer</span>'
+    return f"runs go to a cluster: {html(cluster_size(cluster))}"
