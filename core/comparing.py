@@ -10,10 +10,10 @@ import pandas as pd
 
 from core import history, pairs
 from core.charts_frames import points
-from core.configurations import configurations
+from core.configurations import configurations, differences
 from core.pruning import registry
 from core.storage import finding
-from core.storage.finding import Found, Measure, Offered, Wanted
+from core.storage.finding import Measure, Offered, Wanted
 from core.storage.store import Store
 
 KEPT = 8
@@ -50,7 +50,7 @@ class Comparisons:
         limit: int = 100,
         offset: int = 0,
         measures: Sequence[Measure] = (),
-    ) -> Found:
+    ) -> pd.DataFrame:
         """A page of the runs that meet the conditions; see `core.storage.finding.find`."""
         return finding.find(
             self._store, wanted, sort=sort, descending=descending, limit=limit, offset=offset, measures=measures
@@ -59,6 +59,17 @@ class Comparisons:
     def ids(self, wanted: Wanted, limit: int = MOST) -> list[str]:
         """Ids of the runs that meet the conditions, the newest first."""
         return finding.ids(self._store, wanted, limit=limit)
+
+    def count(self, wanted: Wanted) -> int:
+        """How many runs meet the conditions."""
+        return finding.count(self._store, wanted)
+
+    def ending(self, tail: str) -> list[str]:
+        """Ids that end in these letters, eight at least; a few at most."""
+        if len(tail) < 8:
+            return []
+        rows = self._store.rows("SELECT id FROM runs WHERE ends_with(id, ?) ORDER BY id DESC LIMIT 5", [tail])
+        return [str(row[0]) for row in rows]
 
     def known(self, run_ids: Sequence[str]) -> list[str]:
         """Those of the ids that are runs, each once, in their order."""
@@ -73,7 +84,7 @@ class Comparisons:
 
     def dense(self, limit: int = 50) -> pd.DataFrame:
         """Complete dense runs, the newest first."""
-        return finding.find(self._store, _DENSE, limit=limit).runs
+        return finding.find(self._store, _DENSE, limit=limit)
 
     def baselines(self, run_ids: Sequence[str], pinned: str | None = None) -> dict[str, str | None]:
         """Run id → what it is held against: the pinned run; without one the dense run measured most alike, or None.
@@ -101,6 +112,10 @@ class Comparisons:
     def settings(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """The whole configuration of each run, a row a setting: `core.configurations.configurations`."""
         return configurations(self.runs(run_ids))
+
+    def differing(self, settings: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `settings` in which not all runs say the same."""
+        return differences(settings)
 
     def _remembered(self, key: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
         """The answer, kept until the store changes; the least used goes first."""

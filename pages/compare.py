@@ -1,34 +1,31 @@
-"""Compare: chosen runs against the dense model, one chart at a time, and the numbers beneath it."""
+"""Compare: chosen runs against a baseline, one chart at a time, and the numbers beneath it."""
 
 from pathlib import Path
 
 import streamlit as st
 
 from core import charts
-from core.service import get_service
-from pages._parts import compare_choose, compare_show, theme
+from core.service import Wanted, get_service
+from pages._parts import compare_choose, compare_pin, compare_show, theme
+from pages._parts.compare_views import Shown
 
 STYLES = Path(__file__).parent / "_parts" / "runs.css"
 
 service = get_service()
 st.html(STYLES)
-theme.heading("Compare", "Tick the runs to compare. The address bar holds the choice.")
-runs = compare_choose.complete_runs(service)
-if runs.empty:
+theme.heading("Compare", "Tick the runs to compare. The address bar holds the whole view, to be shared.")
+if not service.compare.count(Wanted(states=("COMPLETE",))):
     compare_choose.empty(service)
     st.stop()
 
-chosen = compare_choose.choose(service, runs)
-baselines = compare_choose.pin(service, runs, chosen)
+chosen = compare_choose.choose(service)
+baselines, pinned = compare_pin.pin(service, chosen)
 if not chosen:
     st.html('<p class="esp-fact">Tick at least one run.</p>')
     st.stop()
-compare_choose.without_baseline(service, runs, baselines)
-ids = list(dict.fromkeys([*chosen, *(run_id for run_id in baselines.values() if run_id)]))
-titles = {method.name: method.title for method in service.methods()}
-paired = service.differences(baselines)
-table = charts.points(runs[runs["id"].isin(ids)], service.metrics(ids), baselines, titles, paired)
+compare_pin.without_baseline(service, baselines)
+table = service.compare.points(chosen, baselines)
 if table.empty:
     st.html(theme.note("The chosen runs have no numbers: nothing was evaluated.", level="info"))
 else:
-    compare_show.show(service, table)
+    compare_show.show(Shown(service, table, charts.qualities(table), chosen, baselines, pinned))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from core.storage.reading import RUN_COLUMNS
+from core.storage.reading import RUN_COLUMNS, SCAN
 from core.storage.store import Store
 
 DENSE = "dense"
@@ -62,15 +62,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A page of runs, and how many there are in all."""
-
-    runs: pd.DataFrame
-    """Columns of the store's runs without the experiment, then one a measure, named by its key (nan: not measured)."""
-    total: int
-
-
-@dataclass(frozen=True)
 class Offered:
     """What the runs that are there can be filtered by, each with the number of runs."""
 
@@ -94,11 +85,12 @@ def find(
     limit: int = 100,
     offset: int = 0,
     measures: Sequence[Measure] = (),
-) -> Found:
+) -> pd.DataFrame:
     """The runs that meet the conditions, sorted, from `offset` on; `limit` at most.
 
     `sort`: a name in `SORTS` or the key of one of `measures`; anything else sorts by the time of finishing. Runs
-    without the value come last, whichever way round.
+    without the value come last, whichever way round. Columns of the store's runs without the experiment, then one a
+    measure, named by its key (nan: not measured).
     """
     condition, parameters = _where(wanted)
     columns = [name for name in RUN_COLUMNS if name != "experiment"]
@@ -115,7 +107,7 @@ def find(
     frame = frame.rename(columns={short: key for key, short in names.items()})
     for column in ("created", "started", "finished"):
         frame[column] = pd.to_datetime(frame[column]).dt.tz_localize("UTC")
-    return Found(frame, count(store, wanted))
+    return frame
 
 
 def ids(store: Store, wanted: Wanted, *, limit: int) -> list[str]:
@@ -180,7 +172,7 @@ def _joins(measures: Sequence[Measure]) -> tuple[str, list[Any]]:
 
 
 def _where(wanted: Wanted) -> tuple[str, list[Any]]:
-    parts: list[str] = ["true"]
+    parts: list[str] = [f"r.kind IS DISTINCT FROM '{SCAN}'"]  # a scan of layers is no model: Anatomy shows it
     values: list[Any] = []
     lists = {
         "r.model": wanted.models, f"coalesce(r.method, '{DENSE}')": wanted.methods, "r.study": wanted.studies,

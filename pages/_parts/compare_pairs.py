@@ -11,10 +11,16 @@ import streamlit as st
 from core import charts
 from core.service import Flip, PerplexityPair, RunPair, Service, TaskPair
 from pages._parts import theme
+from pages._parts.compare_views import Shown
 
 LOST, WON = "right → wrong", "wrong → right"
 _LONGEST = 1200
 """Letters of a prompt that are shown; the middle of longer ones is left out."""
+
+
+def view(shown: Shown) -> None:
+    """The view of Compare's picker."""
+    show(shown.service, shown.table)
 
 
 def show(service: Service, table: pd.DataFrame) -> None:

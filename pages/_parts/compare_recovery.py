@@ -7,13 +7,19 @@ import streamlit as st
 
 from core import charts, charts_recovery
 from core.service import Service
-from pages._parts import theme
+from pages._parts import chart_box, theme
 from pages._parts.compare_table import styled
+from pages._parts.compare_views import Shown
 
 
 def has_gains(table: pd.DataFrame) -> bool:
     """Whether any of the runs was judged before and after recovery."""
     return bool(table["before"].notna().any())
+
+
+def view(shown: Shown) -> None:
+    """The view of Compare's picker."""
+    show(shown.service, shown.table)
 
 
 def show(service: Service, table: pd.DataFrame) -> None:
@@ -30,16 +36,18 @@ def show(service: Service, table: pd.DataFrame) -> None:
         "Quality",
         list(by_key),
         key="compare_gain_quality",
+        bind="query-params",
         format_func=lambda key: by_key[key].label,
         width=520,
         help="One task, metric and protocol, measured before and after recovery in the same way.",
     )
     quality = by_key[str(key)]
     chart = charts_recovery.gain_dots(rows, quality, dark=theme.dark())
-    st.plotly_chart(
-        chart, theme=None, width="stretch", key="compare_plot_gains", alt=charts.alt(chart),
-        config=charts.config(f"recovery {quality.label}"),
-    )  # fmt: skip
+    own = rows[rows["quality"] == quality.key]
+    data = own[
+        ["label", "dense", "before", "value", "gain", "gain_stderr", "gain_p", "gain_paired", "regained", "run_id"]
+    ]
+    chart_box.show(chart, f"recovery {quality.label}", "compare_plot_gains", data)
     _table(service, rows, quality, chosen)
 
 

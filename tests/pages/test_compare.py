@@ -71,13 +71,13 @@ def test_the_url_says_which_runs_are_compared(three: dict[str, str]) -> None:
     assert run_ids(cut) == {three["dense"], three["taylor"]}  # the baseline comes along
 
 
-def test_the_table_shows_differences_to_dense_with_standard_errors(three: dict[str, str]) -> None:
+def test_the_table_shows_differences_to_dense_with_95_percent_intervals(three: dict[str, str]) -> None:
     app = compare_page()
     table = next(frame for frame in app.dataframe if "Run" in frame.value.columns)
     assert table.value["Run"].tolist() == ["dense", "wanda", "taylor"]
     assert table.value["Δ perplexity, passages"].tolist()[1:] == pytest.approx([13.5, 52.0])
     texts = pa.ipc.open_stream(table.proto.arrow_data.styler.display_values).read_pandas()
-    assert "+52.00 ± 0.83 ▼" in texts.to_numpy().ravel().tolist()
+    assert "+52.00 (+50.38 to +53.62) ▼" in texts.to_numpy().ravel().tolist()
 
 
 def test_the_picker_changes_quality_axis_and_chart(three: dict[str, str]) -> None:
