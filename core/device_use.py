@@ -13,6 +13,7 @@ are gone with them. Foreign programs know none of this: core/evaluation/load.py 
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +36,9 @@ def _name(device: str) -> str:
     """The device's name for all processes, however CUDA_VISIBLE_DEVICES counts for this one."""
     from core.device import identity
 
-    return identity(device)
+    name = identity(device)
+    # Nodes of a cluster may share the cache, and each has a processor of its own; a GPU's UUID is nobody else's.
+    return name if name.startswith("GPU-") else f"{name}-{platform.node()}"
 
 
 def _open(device: str, kind: str) -> int:
