@@ -1,133 +1,139 @@
 """A conversation with several models side by side: one prompt, an answer from each, every side with its own history.
 
-A page draws what is here and decides nothing. An answer is filled while it streams, so that whatever ends the stream
-(the stop button, another click, a closed tab) leaves what was said so far.
+Answers are filled by threads of their own, whether a page looks or not: a page draws what is here and decides nothing.
+So a vote, or a click on one side, disturbs no other side, and whatever ends an answer leaves what was said so far.
 """
 
+import random
+import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
-from core.chat.protocol import (
-    PAUSED,
-    Event,
-    Failed,
-    Finished,
-    Loading,
-    Message,
-    Piece,
-    Sampling,
-    Source,
-    Started,
-    Stats,
-    Waiting,
-)
+from core.chat.answers import REDRAW, Answer, Turn, verdicts
+from core.chat.protocol import Event, Message, Sampling, Source
 from core.chat.transcripts import Transcript, new_id
+from core.errors import EspalierError, InputError
 
 if TYPE_CHECKING:
     from core.chat.client import ChatClient
 
-State = Literal["waiting", "streaming", "done", "stopped", "failed"]
-REDRAW = 0.08
-"""Seconds between two snapshots of a streaming answer: faster than eyes, slower than tokens on a GPU."""
+__all__ = ["Answer", "Conversation", "Turn"]
+
+PATIENCE = 5.0
+"""Seconds that a stopped answer may take to end in an orderly way, with its figures."""
+LOOK = 0.2
+"""Seconds between two looks at what an answer waits for before it is asked for."""
 
 
-@dataclass
-class Answer:
-    """What one side said to one prompt. `notice` is a sentence about how it stands, in words, or ''."""
+class Talker(Protocol):
+    """Whoever answers: the inference worker's client, or a replay."""
 
-    source: Source
-    text: str = ""
-    state: State = "waiting"
-    notice: str = ""
-    reason: str = ""
-    tokens: int = 0
-    tokens_per_second: float | None = None
-    stats: Stats | None = None
-    began: float = field(default_factory=time.monotonic)
-    first_token_seconds: float | None = None
-    """From the prompt to the first text, as the reader waits for it, loading included."""
+    def generate(
+        self, key: Source, messages: Sequence[Message], sampling: Sampling | None = None, owner: str = ""
+    ) -> "Stream": ...
 
-    def hear(self, event: Event) -> None:
-        """Take in one event of the worker."""
-        if isinstance(event, Piece):
-            if self.first_token_seconds is None:
-                self.first_token_seconds = time.monotonic() - self.began
-            self.state, self.text, self.tokens = "streaming", self.text + event.text, event.tokens
-            self.notice = "" if self.notice == PAUSED else self.notice
-            self.tokens_per_second = (event.tokens - 1) / event.seconds if event.seconds > 0 else None
-        elif isinstance(event, Started):
-            self.notice = event.note
-        elif isinstance(event, Loading):
-            self.notice = f"loading {event.title}{_amount(event)}"
-        elif isinstance(event, Waiting):
-            if event.reason and (self.state == "waiting" or event.reason == PAUSED):
-                self.notice = event.reason
-        elif isinstance(event, Finished):
-            self._finish(event)
-        elif isinstance(event, Failed):
-            self.state, self.notice = "failed", f"{event.message} {event.advice}".strip()
-
-    def _finish(self, event: Finished) -> None:
-        self.state = "stopped" if event.reason == "cancelled" else "done"
-        self.reason = event.reason
-        self.stats = event.stats
-        if event.stats is not None:
-            self.tokens = event.stats.tokens
-            self.tokens_per_second = event.stats.tokens_per_second
+    def cancel(self, identity: str) -> None: ...
 
 
-def _amount(event: Loading) -> str:
-    return f": {event.done / event.total:.0%}" if event.total > 0 else ""
+class Stream(Protocol):
+    """One answer as it comes."""
 
+    id: str
 
-@dataclass
-class Turn:
-    """A prompt and each side's answer to it."""
+    def __iter__(self) -> "Stream": ...
 
-    number: int
-    prompt: str
-    answers: list[Answer]
+    def __next__(self) -> Event: ...
+
+    def close(self) -> None: ...
 
 
 class Conversation:
-    """The turns so far. Made by `ChatClient.conversation`; belongs to one browser session."""
+    """The turns so far. Made by `ChatClient.conversation`; belongs to one browser session.
+
+    `system` stands before every history. `hold` says why no answer may begin yet, or ''. `label` names a replay.
+    """
 
     def __init__(
-        self, client: "ChatClient", sources: Sequence[Source], sampling: Sampling | None, folder: Path
+        self,
+        client: "ChatClient | Talker",
+        sources: Sequence[Source],
+        sampling: Sampling | None,
+        folder: Path | None,
+        label: str = "",
     ) -> None:
         self.id = new_id()
         self.sources = list(sources)
         self.sampling = sampling or Sampling()
+        self.system = ""
+        self.blind = False
+        self.hold: Callable[[], str] = lambda: ""
+        self.label = label
         self.turns: list[Turn] = []
         self._client = client
-        self._transcript = Transcript(folder, self.id)
+        self._transcript = Transcript(folder, self.id) if folder is not None else None
 
     @property
     def path(self) -> Path:
         """The transcript's file; it exists from the first prompt on."""
+        assert self._transcript is not None
         return self._transcript.path
 
-    def ask(self, prompt: str) -> Turn:
-        """Open a turn; `stream` then answers it, side by side."""
-        turn = Turn(len(self.turns) + 1, prompt, [Answer(source) for source in self.sources])
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way."""
+        return any(answer.live for turn in self.turns for answer in turn.answers)
+
+    # --- asking -----------------------------------------------------------------------------------------------
+
+    def ask(self, prompt: str, attempt: int = 1) -> Turn:
+        """Open a turn; `start` or `stream` then answers it. In blind mode its sides are shuffled."""
+        order = list(range(len(self.sources)))
+        if self.blind:
+            random.SystemRandom().shuffle(order)
+        answers = [Answer(source) for source in self.sources]
+        sampling = self.sampling
+        if attempt > 1 and sampling.temperature > 0:  # another draw, the same on all sides
+            sampling = sampling.model_copy(update={"seed": sampling.seed + attempt - 1})
+        turn = Turn(len(self.turns) + 1, prompt, answers, order, self.blind, attempt, sampling)
         self.turns.append(turn)
-        self._transcript.append(
+        self._append(
             "prompt",
-            conversation=self.id,
-            turn=turn.number,
+            turn,
             text=prompt,
             models=[source.model_dump(exclude_defaults=True) for source in self.sources],
-            sampling=self.sampling.model_dump(),
+            sampling=sampling.model_dump(),
+            system=self.system,
+            blind=self.blind,
         )
         return turn
 
+    def again(self, prompt: str | None = None) -> Turn:
+        """The last turn once more: the same prompt, or another in its place. What was said to it is dropped."""
+        self.stop()
+        last = self.turns.pop()
+        return self.ask(last.prompt if prompt is None else prompt, last.attempt + 1)
+
+    def start(self, turn: Turn) -> None:
+        """Let all sides answer at the same time, in the background."""
+        for side in range(len(turn.answers)):
+            self._start(turn, side)
+
+    def stop(self, turn: Turn | None = None, side: int | None = None) -> None:
+        """Stop one side, all of a turn, or all there are; what was said so far stays."""
+        turns = self.turns if turn is None else [turn]
+        for each in turns:
+            for place, answer in enumerate(each.answers):
+                if answer.live and side in (None, place):
+                    answer.stopping = True
+                    if answer.identity:
+                        self._client.cancel(answer.identity)
+
     def messages(self, turn: Turn, side: int) -> list[Message]:
         """History of one side up to `turn`: its own answers; a prompt it never answered is left out."""
-        found: list[Message] = []
+        found = [Message(role="system", content=self.system)] if self.system.strip() else []
         for earlier in self.turns[: turn.number - 1]:
             if earlier.answers[side].text:
                 found.append(Message(role="user", content=earlier.prompt))
@@ -141,26 +147,89 @@ class Conversation:
         However it ends, `turn.answers[side]` holds what was said and the transcript gets its line.
         """
         answer = turn.answers[side]
-        drawn = 0.0
+        self._start(turn, side)
         try:
-            with closing(self._client.generate(answer.source, self.messages(turn, side), self.sampling)) as events:
-                for event in events:
-                    answer.hear(event)
-                    if time.monotonic() - drawn >= REDRAW or not isinstance(event, Piece):
-                        drawn = time.monotonic()
-                        yield answer
+            while answer.live:
+                yield answer
+                answer.ended.wait(REDRAW)
+            yield answer
         finally:
-            if answer.state in ("waiting", "streaming"):
-                answer.state, answer.reason = "stopped", "cancelled"
+            if answer.live:
+                self.stop(turn, side)
+                answer.ended.wait(2 * PATIENCE)
+
+    # --- judging ----------------------------------------------------------------------------------------------
+
+    def vote(self, turn: Turn, verdict: str) -> None:
+        """Who answered better: `A` … `D` by place, `tie` or `bad`; once a turn, also while it streams.
+
+        InputError for anything else.
+        """
+        if verdict not in verdicts(len(turn.answers)):
+            raise InputError(f"{verdict!r} is no vote between {len(turn.answers)} answers.")
+        if turn.vote is not None:
+            raise InputError("This prompt was voted on already.")
+        turn.vote = verdict
+        shown = [turn.answers[side].source for side in turn.order]
+        place = "ABCD".find(verdict)
+        self._append(
+            "vote",
+            turn,
+            verdict=verdict,
+            blind=turn.blind,
+            streaming=any(answer.live for answer in turn.answers),
+            order=[source.key for source in shown],
+            titles=[source.title for source in shown],
+            winner=shown[place].key if len(verdict) == 1 and place >= 0 else None,
+        )
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _start(self, turn: Turn, side: int) -> None:
+        answer = turn.answers[side]
+        if answer.started:
+            return
+        answer.started, answer.began = True, time.monotonic()
+        threading.Thread(target=self._fill, args=(turn, side), name=f"side {side}", daemon=True).start()
+
+    def _fill(self, turn: Turn, side: int) -> None:
+        answer = turn.answers[side]
+        try:
+            if self._may_begin(answer):
+                self._listen(turn, side)
+        except EspalierError as error:
+            answer.fail(error)
+        finally:
+            answer.settle()
             self._write(turn, side)
+            answer.ended.set()
+
+    def _may_begin(self, answer: Answer) -> bool:
+        while not answer.stopping and (reason := self.hold()):
+            answer.notice = reason
+            time.sleep(LOOK)
+        return not answer.stopping
+
+    def _listen(self, turn: Turn, side: int) -> None:
+        answer = turn.answers[side]
+        given_up = 0.0
+        stream = self._client.generate(answer.source, self.messages(turn, side), turn.sampling, self.id)
+        with closing(stream) as events:
+            answer.identity = events.id
+            if answer.stopping:  # asked for in between
+                self._client.cancel(events.id)
+            for event in events:
+                answer.hear(event)
+                if answer.stopping:
+                    given_up = given_up or time.monotonic() + PATIENCE
+                    if time.monotonic() > given_up:
+                        break
 
     def _write(self, turn: Turn, side: int) -> None:
         answer = turn.answers[side]
-        stats = answer.stats.model_dump() if answer.stats else None
-        self._transcript.append(
+        self._append(
             "answer",
-            conversation=self.id,
-            turn=turn.number,
+            turn,
             side=side,
             model=answer.source.key,
             title=answer.source.title,
@@ -171,5 +240,10 @@ class Conversation:
             tokens=answer.tokens,
             tokens_per_second=answer.tokens_per_second,
             first_token_seconds=answer.first_token_seconds,
-            stats=stats,
+            stats=answer.stats.model_dump() if answer.stats else None,
+            ids=list(answer.ids),
         )
+
+    def _append(self, kind: str, turn: Turn, **fields: object) -> None:
+        if self._transcript is not None:
+            self._transcript.append(kind, conversation=self.id, turn=turn.number, attempt=turn.attempt, **fields)

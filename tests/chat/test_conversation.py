@@ -1,6 +1,7 @@
 """Conversations side by side, with the real worker: histories, stopping, and the transcript on disk."""
 
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from core.chat.client import ChatClient
 from core.chat.conversation import Conversation, Turn
 from core.chat.protocol import Sampling
-from core.chat.transcripts import read
+from core.chat.transcripts import load, read
+from core.errors import InputError
 
 Folders = dict[str, str]
 
@@ -87,6 +89,87 @@ def test_the_transcript_holds_prompts_and_answers_however_they_ended(talk: Conve
     assert lines[4]["state"] == "stopped"
     assert lines[4]["text"] == turn.answers[1].text
     assert all(line["conversation"] == talk.id and line["v"] == 1 for line in lines)
+
+
+def test_one_side_is_stopped_and_the_other_goes_on(talk: Conversation) -> None:
+    talk.sampling = Sampling(max_tokens=6000)
+    turn = talk.ask("hello")
+    talk.start(turn)
+    one, two = turn.answers
+    while min(one.tokens, two.tokens) < 3:
+        time.sleep(0.01)
+    talk.stop(turn, 0)
+    assert one.ended.wait(20)
+    assert one.state == "stopped"
+    assert one.stats is not None  # it ended in an orderly way, with its figures
+    seen = two.tokens
+    while two.tokens < seen + 20:
+        assert two.live
+        time.sleep(0.01)
+    talk.stop()
+    assert two.ended.wait(20)
+    assert not talk.busy
+
+
+def test_asking_again_replaces_the_last_prompt_and_draws_anew(talk: Conversation) -> None:
+    talk.sampling = Sampling(max_tokens=20, temperature=1.0, seed=3)
+    first = run(talk, "hello").answers[0].text
+    talk.start(turn := talk.again())
+    for answer in turn.answers:
+        assert answer.ended.wait(30)
+    assert [each.number for each in talk.turns] == [1]
+    assert (turn.attempt, turn.sampling.seed) == (2, 4)
+    assert turn.answers[0].text != first
+    edited = talk.again("goodbye")
+    assert [message.content for message in talk.messages(edited, 0)] == ["goodbye"]
+    assert [turn.prompt for turn in load(talk.path).turns] == ["goodbye"]
+
+
+def test_the_system_prompt_stands_before_every_history(talk: Conversation) -> None:
+    talk.system = "Answer in verse."
+    turn = talk.ask("hello")
+    assert [(m.role, m.content) for m in talk.messages(turn, 0)] == [("system", "Answer in verse."), ("user", "hello")]
+    talk.system = "  "
+    assert [message.role for message in talk.messages(turn, 0)] == ["user"]
+
+
+def test_blind_sides_are_shuffled_and_a_vote_names_the_model_not_the_place(talk: Conversation) -> None:
+    talk.blind = True
+    orders = {tuple(talk.ask("hello").order) for _ in range(40)}
+    assert orders == {(0, 1), (1, 0)}
+    turn = next(turn for turn in talk.turns if turn.order == [1, 0])
+    assert turn.hidden
+    talk.vote(turn, "A")
+    assert not turn.hidden
+    assert turn.winner == 1
+    with pytest.raises(InputError, match="voted on already"):
+        talk.vote(turn, "B")
+    other = talk.turns[-1]
+    for wrong in ("C", "", "AB", "TIE"):
+        with pytest.raises(InputError, match="no vote"):
+            talk.vote(other, wrong)
+    talk.vote(other, "bad")
+    votes = [line for line in read(talk.path) if line["kind"] == "vote"]
+    assert votes[0]["winner"] == talk.sources[1].key
+    assert votes[0]["order"] == [talk.sources[1].key, talk.sources[0].key]
+    assert votes[1]["winner"] is None
+
+
+def test_an_answer_waits_while_it_is_held_and_can_be_stopped_meanwhile(talk: Conversation) -> None:
+    talk.hold = lambda: "waiting for run x"
+    turn = talk.ask("hello")
+    talk.start(turn)
+    one, two = turn.answers
+    deadline = time.monotonic() + 5
+    while one.notice != "waiting for run x":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    talk.stop(turn, 1)
+    assert two.ended.wait(5)
+    assert (two.state, two.text) == ("stopped", "")
+    talk.hold = lambda: ""
+    assert one.ended.wait(30)
+    assert one.state == "done"
 
 
 def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:
