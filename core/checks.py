@@ -21,7 +21,7 @@ def check(experiment: Experiment, architecture: Architecture, *, foreign_code: b
     problems = [*_recovery(experiment, architecture), *_texts(experiment, architecture)]
     problems += _quantised(experiment, architecture)
     if experiment.pruning is not None:
-        problems += _pruning(experiment.pruning, architecture)
+        problems += _pruning(experiment.pruning, architecture, scan=experiment.scan is not None)
         if foreign_code:
             what = f"{experiment.model.name} brings Python code of its own, so a pruned form of it cannot be saved."
             problems.append(Problem("model.name", what, "Judge it dense, or choose a model of a stock class."))
@@ -131,7 +131,7 @@ def _leaks(pruning: Pruning, corpus: str | None, split: str, path: str | None) -
     return (corpus, split) == (calibration.corpus, calibration.split)
 
 
-def _pruning(pruning: Pruning, architecture: Architecture) -> list[Problem]:
+def _pruning(pruning: Pruning, architecture: Architecture, *, scan: bool = False) -> list[Problem]:
     from core.models.families import family
 
     try:
@@ -142,7 +142,8 @@ def _pruning(pruning: Pruning, architecture: Architecture) -> list[Problem]:
         planned = plan(architecture, pruning)
     except ExperimentError as error:
         return error.problems
-    return [*_patterns(pruning, planned), *_widths(pruning, planned), *_whole_layers(pruning, planned)]
+    found = [*_patterns(pruning, planned), *_widths(pruning, planned)]
+    return found if scan else [*found, *_whole_layers(pruning, planned)]  # a scan leaves each layer out, however few
 
 
 def _patterns(pruning: Pruning, planned: Plan) -> Iterator[Problem]:

@@ -35,7 +35,7 @@ __all__ = [
     "weight_bytes", "work_kind",
 ]  # fmt: skip
 
-PASSES = ("calibrate", "perplexity", "tasks", "fidelity", "recover")
+PASSES = ("calibrate", "perplexity", "tasks", "fidelity", "recover", "scan")
 """Kinds of work that are mostly passes: one that no earlier run did is corrected as the others were."""
 
 JUDGING = ("perplexity", "tasks", "fidelity", "speed")
@@ -100,6 +100,8 @@ def stage_seconds(work: Work) -> dict[str, float]:
     kind = work.device.kind
     weights = weight_bytes(work.before)
     seconds = {"load": START_S[kind] + weights / DISK_BYTES_A_SECOND}
+    if work.experiment.scan is not None and work.plan is not None:
+        return {name: value for name, value in {**seconds, **scan_seconds(work)}.items() if value > 0}
     if work.plan is not None:
         seconds |= cut_seconds(work)
         seconds["save"] = START_S[kind] + 3 * weight_bytes(work.after) / DISK_BYTES_A_SECOND
@@ -120,6 +122,22 @@ def stage_seconds(work: Work) -> dict[str, float]:
         seconds |= {name: 2 * seconds[name] for name in JUDGING if name in seconds}
         seconds["recover"] = recovery_seconds(work)
     return {name: value for name, value in seconds.items() if value > 0}
+
+
+def scan_seconds(work: Work) -> dict[str, float]:
+    """Calibration, and then for each layer (and each part of it, where asked for) the layers above it and the head."""
+    plan, scan, (text,) = work.plan, work.experiment.scan, work.experiment.evaluation.perplexity
+    assert plan is not None
+    assert scan is not None
+    found, n = cut_seconds(work), work.before.n_layers
+    tokens, window = perplexity_tokens(text), text.window
+    whole = pass_seconds(work, work.before, tokens, window)
+    logits = tokens * work.before.vocab_size * work.before.hidden_size
+    head = min(1.0, logits / max(work.before.macs(tokens, window), 1))
+    parts = work.experiment.pruning.parts if work.experiment.pruning is not None else ()
+    variants = 1 + (len(parts) if scan.by == "part" and len(parts) > 1 else 0)
+    above = sum(variants * (head + (1 - head) * (n - layer) / n) for layer in plan.selected)
+    return {"calibrate": found.get("calibrate", 0.0), "scan": whole * (2 + above) + found.get("prune", 0.0)}
 
 
 def perplexity_tokens(text: PerplexityCorpus) -> int:
@@ -151,7 +169,9 @@ def work_kind(timing: str) -> str | None:
         return {"perplexity": "perplexity", "task": "tasks", "fidelity": "fidelity", "speed": "speed"}.get(
             part.partition(".")[0]
         )
-    return head if head in {"load", "calibrate", "prune", "save", "recover"} else None
+    if head == "scan" and part:
+        return None  # of one layer: in the sum already
+    return head if head in {"load", "calibrate", "prune", "scan", "save", "recover"} else None
 
 
 def by_kind(timings: Iterable[tuple[str, float | None]]) -> dict[str, float]:
@@ -239,7 +259,7 @@ def judging_bytes(work: Work) -> int:
 
 def disk_bytes(work: Work) -> int:
     """What the run leaves on disk: the saved model, if it is kept, and a little for logs and outcomes."""
-    kept, quantised = work.experiment.save_model, work.experiment.model.quantised
+    kept, quantised = work.experiment.save_model and work.experiment.scan is None, work.experiment.model.quantised
     if quantised is not None and kept:
         return about_bytes(work.before, quantised) + (4 << 20)
     models = 0 if work.plan is None or not kept else 1 if work.experiment.recovery is None else 2

@@ -25,6 +25,7 @@ from core.sections import (
     Pruning,
     Recovery,
     RecoveryData,
+    Scan,
     Section,
     inapplicable,
     without_defaults,
@@ -44,6 +45,7 @@ __all__ = [
     "Recovery",
     "RecoveryData",
     "Resolved",
+    "Scan",
     "canonical",
     "describe",
     "experiment_hash",
@@ -59,6 +61,10 @@ class Experiment(Section):
     model: ModelChoice = Field(default_factory=ModelChoice, description="Which model, and how it is loaded.")
     pruning: Pruning | None = Field(None, description="What is removed; empty judges the dense model, as a baseline.")
     recovery: Recovery | None = Field(None, description="Training after the cut; empty is none.")
+    scan: Scan | None = Field(
+        None,
+        description="Prune one layer at a time and measure what it costs, in place of a pruned model; empty is none.",
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="What is measured, and how.")
     save_model: bool = Field(True, description="Keep the pruned weights. Off: they go once verified and judged.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is drawn at random.")
@@ -70,6 +76,22 @@ class Experiment(Section):
     def _recovery_needs_pruning(self) -> Self:
         if self.recovery is not None and self.pruning is None:
             raise ValueError("recovery is set, but pruning is empty: there is nothing to recover from")
+        return self
+
+    @model_validator(mode="after")
+    def _scans_measure_perplexity(self) -> Self:
+        if self.scan is None:
+            return self
+        found = without_scan(self)
+        if found:
+            raise ValueError(f"scan is set, and {found}")
+        given = self.evaluation.model_fields_set
+        quiet: dict[str, Any] = {"tasks": (), "limit": None, "shots": 0, "chat_template": False}
+        quiet |= {"fidelity": False, "speed": False}
+        for name, nothing in quiet.items():
+            if name in given and getattr(self.evaluation, name) != nothing:
+                raise ValueError(f"scan measures perplexity alone; leave evaluation.{name} out")
+        object.__setattr__(self, "evaluation", self.evaluation.model_copy(update=quiet))
         return self
 
     @model_validator(mode="after")
@@ -144,6 +166,26 @@ class Experiment(Section):
             if path.endswith(".path") and value is not None and f"{'.'.join(parents)}.corpus" not in changes:
                 node.pop("corpus", None)
         return type(self).parse(data)
+
+
+def without_scan(experiment: Experiment) -> str:
+    """Why one layer at a time cannot be pruned as the experiment says, in a sentence; '' where it can."""
+    pruning = experiment.pruning
+    if pruning is None:
+        return "pruning is empty: there is nothing to try on each layer"
+    if experiment.recovery is not None:
+        return "recovery is set: a scan trains nothing; leave recovery out"
+    if _method(pruning).kind == "hidden":
+        return f"{pruning.method} cuts channels of the whole model: it has no single layers to try"
+    if pruning.target == "model":
+        return "target is model: a layer alone loses `ratio` of itself; leave target out"
+    if pruning.allocation != "uniform":
+        return f"allocation {pruning.allocation} shares a ratio out over layers; leave allocation out"
+    if pruning.same_sizes:
+        return "same_sizes is set: a layer that is cut alone differs from the others; leave same_sizes out"
+    if len(experiment.evaluation.perplexity) != 1:
+        return "evaluation.perplexity must be one text: each layer is judged on it"
+    return ""
 
 
 def _method(pruning: Pruning) -> Any:

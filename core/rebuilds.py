@@ -64,7 +64,7 @@ class Rebuilds:
         except EspalierError:
             return False
         last = directory.model_dir if experiment.recovery is None else directory.recovered_dir
-        return not experiment.dense and not last.is_dir()
+        return not experiment.dense and experiment.scan is None and not last.is_dir()
 
     def start(self, run_id: str, by: Queueing | None = None) -> str:
         """Queue the making of a run's model; returns the helper run's id. InputError, QueueError where it cannot be."""

@@ -326,6 +326,15 @@ class Evaluation(Section):
         return tuple(dict.fromkeys(value))
 
 
+class Scan(Section):
+    """What each layer alone is worth, in place of a pruned model: every chosen layer is pruned by itself and the first text of evaluation.perplexity read; nothing is saved."""
+
+    by: Literal["layer", "part"] = Field(
+        "layer",
+        description="layer: all chosen parts of a layer at once; part: each of them by itself as well.",
+    )
+
+
 def without_defaults(data: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
     """`data` without the entries that equal `reference`'s, sections likewise; an empty section goes."""
     kept: dict[str, Any] = {}

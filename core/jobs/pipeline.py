@@ -1,5 +1,7 @@
 """One run: load → calibrate → prune → save and verify → evaluate [→ recover, save and verify → evaluate].
 
+Or, where the experiment says `scan`: load → calibrate → scan.
+
 Every stage leaves a file when it is finished. A run whose model is saved and verified goes on from there, and parts of
 the evaluation that are finished are not repeated; before that everything is done again from the seed, to the same end.
 Nothing large is imported before a stage has said that it began.
@@ -92,6 +94,11 @@ def run(directory: RunDirectory, events: EventWriter, check: Callable[[], None])
 def _run(journal: Journal, experiment: Experiment) -> None:
     directory = journal.directory
     setting, loaded, streamed = _load(journal, experiment)
+    if experiment.scan is not None:
+        assert loaded is not None
+        _scan(journal, setting, loaded, streamed)
+        directory.write_results(results_of(directory, setting))
+        return
     saved = None
     if experiment.pruning is not None:
         saved = journal.reuse(stages.SAVE)
@@ -296,7 +303,6 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: 
             journal.begin(stages.PRUNE)
         journal.progress()(done, total, unit)
 
-    identity = {"model": setting.source.fingerprint, "dtype": loaded.dtype, "device": setting.device.partition(":")[0]}
     outcome = prune(
         streamed or loaded.model,
         pruning,
@@ -306,7 +312,7 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: 
         device=setting.device,
         calibrate_progress=journal.progress(),
         progress=cut,
-        cache=ScoreCache(cache() / "scores", identity),
+        cache=ScoreCache(cache() / "scores", _identity(setting, loaded)),
         anatomy=anatomy,
     )
     if journal.stage != stages.PRUNE:
@@ -316,6 +322,28 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: 
     write_anatomy(journal.directory.path / FILE, anatomy.rows)
     journal.finish({**asdict(outcome), "model_layers": setting.source.architecture.n_layers})
     return outcome
+
+
+def _scan(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: "Streamed | None") -> None:
+    """Prune each layer by itself and judge it; no model comes of it."""
+    from core.jobs.scanning import scan_stage
+    from core.pruning.scores import ScoreCache
+
+    if journal.reuse(stages.SCAN) is not None:
+        return
+    pruning, windows = setting.experiment.pruning, None
+    assert pruning is not None
+    if pruning.reads_text:
+        journal.begin(stages.CALIBRATE)
+        windows, found = _calibration(journal, setting.experiment, loaded)
+        journal.finish(found)
+    scan_stage(journal, setting, loaded, streamed, windows, ScoreCache(cache() / "scores", _identity(setting, loaded)))
+    shutil.rmtree(journal.directory.path / ".weights", ignore_errors=True)
+
+
+def _identity(setting: Setting, loaded: "LoadedModel") -> dict[str, Any]:
+    """What scores are kept under, besides what the method asked."""
+    return {"model": setting.source.fingerprint, "dtype": loaded.dtype, "device": setting.device.partition(":")[0]}
 
 
 def _calibration(journal: Journal, experiment: Experiment, loaded: "LoadedModel") -> tuple[Any, dict[str, Any]]:

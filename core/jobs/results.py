@@ -35,6 +35,7 @@ def results_of(directory: RunDirectory, setting: "Setting") -> dict[str, Any]:
         "metrics": metrics,
         "layer_errors": found.get(stages.part("fidelity"), {}).get("layer_errors"),
         "recovery": _recovery_result(found),
+        "scan": _scan_result(found),
         "timings": {name: found[name].get("seconds") for name in stages.ORDER if name in found},
         "memory": peaks,
         "warnings": list(dict.fromkeys(warnings)),
@@ -75,6 +76,12 @@ def _recovery_result(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     judged = found.get(stages.part("fidelity", of=stages.JUDGE_RECOVERED), {})
     names = ("training", "data", "bytes", "layout", "loads_in", "verify")
     return {**{name: made.get(name) for name in names}, "layer_errors": judged.get("layer_errors")}
+
+
+def _scan_result(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What each layer costs by itself; None for a run that scans nothing."""
+    made = found.get(stages.SCAN)
+    return None if made is None else {name: made.get(name) for name in ("by", "protocol", "dense", "layers")}
 
 
 def _environment(setting: "Setting") -> dict[str, Any]:

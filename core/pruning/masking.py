@@ -57,7 +57,7 @@ def mask(job: Job) -> None:
                 continue
             stats = job.walk.statistics(index, layer, roles, stream, job.gather, tell) if stream else {}
             budget = Budget(ratios[index], job.pruning.pattern)
-            _mask_layer(job, index, layer, stats, budget, lambda done: tell(n_batches + done))
+            mask_layer(job, index, layer, stats, budget, lambda done: tell(n_batches + done))
             if stream and index != selected[-1]:
                 job.walk.advance(index, layer, stream, lambda done: tell(n_batches + len(roles) + done))
             job.report(index, layer)
@@ -70,7 +70,7 @@ def _on_the_way(job: Job, index: int, layer: nn.Module, stream: Stream, first: i
     job.walk.advance(index, layer, stream, lambda done: job.calibrated((index + 1 + done / total) / (first + 1)))
 
 
-def _mask_layer(
+def mask_layer(
     job: Job,
     index: int,
     layer: nn.Module,
@@ -78,6 +78,7 @@ def _mask_layer(
     budget: Budget,
     tell: Callable[[int], None],
 ) -> None:
+    """Zero the weights of a layer that is at hand, within `budget`; stats: of its inputs, by role."""
     matrices = job.matrices(layer)
     done = 0
     for roles in SHARING.values():  # matrices that read the same inputs, together

@@ -95,7 +95,7 @@ class _Measuring:
         for index in range(last + 1):
             with job.body.at(index) as layer:
                 if index in job.plan.selected:
-                    sums = None if every is None else self._sums(index, layer, every)
+                    sums = None if every is None else sums_of(job, index, layer, every)
                     names, outputs = self._cuts(index, layer, entering, sums)
                 elif every is not None:
                     walk.advance(index, layer, every)
@@ -106,17 +106,6 @@ class _Measuring:
                     costs.setdefault((index, part), {})[left] = cost
         self.job.calibrated(1.0)
         return costs
-
-    def _sums(self, index: int, layer: nn.Module, every: Stream) -> dict[str, Sums]:
-        """What the readers of the selected parts read in the dense model; the stream moves on."""
-        working = self.walk.at_work(layer)
-        matrices = self.job.matrices(working)
-        roles = [reader_role(part) for part in self.job.pruning.parts]
-        sums = {role: Sums.empty(matrices[role].weight) for role in roles}
-        with torch.no_grad(), self.walk.watching({role: sums[role].add for role in roles}, matrices):
-            for i in range(len(every)):
-                every.put(i, self.walk.run(index, working, every.get(i)))
-        return sums
 
     def _cuts(
         self, index: int, layer: nn.Module, entering: Stream, sums: Mapping[str, Sums] | None
@@ -173,6 +162,18 @@ class _Measuring:
                 count += len(rows)
         self._tick(cuts)
         return [float(each) for each in totals / count]
+
+
+def sums_of(job: Job, index: int, layer: nn.Module, every: Stream) -> dict[str, Sums]:
+    """What the readers of the selected parts read in the dense model; the stream moves on."""
+    working = job.walk.at_work(layer)
+    matrices = job.matrices(working)
+    roles = [reader_role(part) for part in job.pruning.parts]
+    sums = {role: Sums.empty(matrices[role].weight) for role in roles}
+    with torch.no_grad(), job.walk.watching({role: sums[role].add for role in roles}, matrices):
+        for i in range(len(every)):
+            every.put(i, job.walk.run(index, working, every.get(i)))
+    return sums
 
 
 # --------------------------------------------------------------------------------------------------------- sharing out

@@ -73,17 +73,13 @@ def prune(
     and must be thrown away. InputError if windows are missing or the plan does not fit the model, NumericalError on
     nan or inf.
     """
-    method = get(pruning.method)
-    planned = plan(architecture, pruning)
-    usable = _usable_windows(method, pruning, windows)
-    body = model if isinstance(model, Body) else _resident(model, device, usable)
+    usable = _usable_windows(get(pruning.method), pruning, windows)
+    body = model if isinstance(model, Body) else resident(model, device, usable)
     before = _count(body)
-    job = Job(
-        body=body,
-        pruning=pruning,
-        method=method,
-        options=method.options(**pruning.options),
-        plan=planned,
+    job = job_of(
+        body,
+        pruning,
+        architecture=architecture,
         windows=usable,
         seed=seed,
         calibrate_progress=calibrate_progress,
@@ -92,13 +88,45 @@ def prune(
         store=store,
         anatomy=anatomy,
     )
-    _check_fit(job)
     with torch.no_grad():
-        {"mask": mask, "width": width, "hidden": hidden, "depth": depth}[method.kind](job)
+        {"mask": mask, "width": width, "hidden": hidden, "depth": depth}[job.method.kind](job)
     return _outcome(job, before)
 
 
-def _resident(model: "PreTrainedModel", device: str, windows: Tensor | None) -> Resident:
+def job_of(
+    body: Body,
+    pruning: Pruning,
+    *,
+    architecture: Architecture,
+    windows: Tensor | None,
+    seed: int,
+    calibrate_progress: Progress = silent,
+    progress: Progress = silent,
+    cache: ScoreCache | None = None,
+    store: str | None = None,
+    anatomy: Anatomy | None = None,
+) -> Job:
+    """What the steps of a cut share, for a model as `architecture` says. InputError where these do not fit."""
+    method = get(pruning.method)
+    job = Job(
+        body=body,
+        pruning=pruning,
+        method=method,
+        options=method.options(**pruning.options),
+        plan=plan(architecture, pruning),
+        windows=_usable_windows(method, pruning, windows),
+        seed=seed,
+        calibrate_progress=calibrate_progress,
+        progress=progress,
+        cache=cache,
+        store=store,
+        anatomy=anatomy,
+    )
+    _check_fit(job)
+    return job
+
+
+def resident(model: "PreTrainedModel", device: str, windows: Tensor | None) -> Resident:
     """The whole model on the device where that leaves room, else a layer at a time."""
     passes = 0 if windows is None else 3 * windows.numel() * int(model.config.hidden_size) * model.dtype.itemsize
     return Resident(model, device, whole=whole_fits(model, device, passes))

@@ -190,7 +190,7 @@ def choose(job: Job, scores: Mapping[Key, Tensor]) -> dict[int, Kept]:
     if job.pruning.allocation == "uniform":
         after = {each.layer: each.after for each in job.plan.cuts if parts_cut(each)}
     elif job.pruning.allocation == "measured":
-        after = measured_sizes(job, lambda i, sizes: _stays(job, i, job.plan.before.layers[i], sizes, scores))
+        after = measured_sizes(job, lambda i, sizes: stays_of(job, i, job.plan.before.layers[i], sizes, scores))
     else:
         after = global_sizes(
             job.plan.before,
@@ -203,11 +203,12 @@ def choose(job: Job, scores: Mapping[Key, Tensor]) -> dict[int, Kept]:
     return {
         index: stays
         for index, sizes in after.items()
-        if (stays := _stays(job, index, job.plan.before.layers[index], sizes, scores)) != Kept()
+        if (stays := stays_of(job, index, job.plan.before.layers[index], sizes, scores)) != Kept()
     }
 
 
-def _stays(job: Job, index: int, before: LayerSizes, after: LayerSizes, scores: Mapping[Key, Tensor]) -> Kept:
+def stays_of(job: Job, index: int, before: LayerSizes, after: LayerSizes, scores: Mapping[Key, Tensor]) -> Kept:
+    """What stays of a layer that is to have the sizes `after`, by the scores of its units."""
     query: Tensor | None = None
     kv: Tensor | None = None
     channels: Tensor | None = None

@@ -115,3 +115,12 @@ def kind_of_recovery_of_runs(connection: "duckdb.DuckDBPyConnection") -> None:
     connection.execute("ALTER TABLE runs ADD COLUMN recovery VARCHAR")
     pattern = r"(?m)^recovery:\s*(?:\{\s*|\n\s+)kind:\s*(lora|distillation)"
     connection.execute("UPDATE runs SET recovery = nullif(regexp_extract(experiment, ?, 1), '')", [pattern])
+
+
+@step(5)
+def scans_of_single_layers(connection: "duckdb.DuckDBPyConnection") -> None:
+    """What pruning a layer, or a part of it, by itself costs: perplexity, and nats a token beside the dense model."""
+    connection.execute("""
+        CREATE TABLE scans (
+            run_id VARCHAR NOT NULL, layer INTEGER NOT NULL, part VARCHAR NOT NULL, perplexity DOUBLE, stderr DOUBLE,
+            cost DOUBLE, cost_stderr DOUBLE, removed BIGINT)""")

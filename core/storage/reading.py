@@ -39,11 +39,17 @@ LAYER_COLUMNS = {
     "kv_before": "INTEGER", "kv_after": "INTEGER", "mlp_before": "INTEGER", "mlp_after": "INTEGER", "density": "DOUBLE",
     "hidden_before": "INTEGER", "hidden_after": "INTEGER",
 }  # fmt: skip
+SCAN_COLUMNS = {
+    "run_id": "VARCHAR", "layer": "INTEGER", "part": "VARCHAR", "perplexity": "DOUBLE", "stderr": "DOUBLE",
+    "cost": "DOUBLE", "cost_stderr": "DOUBLE", "removed": "BIGINT",
+}  # fmt: skip
 STAGE_COLUMNS = {"run_id": "VARCHAR", "position": "INTEGER", "stage": "VARCHAR", "seconds": "DOUBLE"}
 _STREAM = ("hidden_before", "hidden_after")
 _SIZES = [column for column in LAYER_COLUMNS if column.endswith(("_before", "_after")) and column not in _STREAM]
 QUANTISED = "quantised"
 """`kind` of the dense model rounded to a GGUF format; `method` is the format, e.g. `q8_0`."""
+SCAN = "scan"
+"""`kind` of a run that tries each layer by itself; `method` and `ratio` say how."""
 _LIMITS = {"INTEGER": 2**31, "BIGINT": 2**63}
 _LONGEST = 200_000
 """Longest text that is stored, in characters; an experiment is at most 64 KiB."""
@@ -57,6 +63,7 @@ class RunRows:
     metrics: Sequence[tuple[Any, ...]]
     layers: Sequence[tuple[Any, ...]]
     stages: Sequence[tuple[Any, ...]]
+    scans: Sequence[tuple[Any, ...]] = ()
 
     @property
     def run_id(self) -> str:
@@ -86,6 +93,7 @@ def read_run(directory: Path) -> RunRows | None:
         metrics=_metrics(directory.name, results.get("metrics")),
         layers=_layers(directory.name, _mapping(results.get("pruning"))),
         stages=_stages(directory.name, results.get("timings"), folder),
+        scans=_scans(directory.name, _mapping(results.get("scan"))),
     )
 
 
@@ -104,6 +112,8 @@ def title_of(experiment: Experiment) -> str:
         return f"{model}, {quantised_title(experiment.model.quantised) or 'dense'}"
     layers = "" if pruning.layers is None else f", layers {pruning.layers[0]}–{pruning.layers[1]}"
     of = " of the model" if pruning.target == "model" else ""
+    if experiment.scan is not None:
+        return f"{model}, scan of layers, {pruning.method} {pruning.ratio * 100:g} %{layers}"
     return f"{model}, {pruning.method} {pruning.ratio * 100:g} %{of}{layers}"
 
 
@@ -176,7 +186,7 @@ def _choices(experiment: Experiment) -> dict[str, Any]:
     if pruning is None:
         quantised = experiment.model.quantised
         return row | ({} if quantised is None else {"method": quantised, "kind": QUANTISED})
-    kind = get(pruning.method).kind
+    kind = SCAN if experiment.scan is not None else get(pruning.method).kind
     if experiment.recovery is not None:
         row["recovery"] = experiment.recovery.kind
     first, last = pruning.layers if pruning.layers is not None else (None, None)
@@ -186,7 +196,7 @@ def _choices(experiment: Experiment) -> dict[str, Any]:
         "ratio": pruning.ratio,
         "layer_first": first,
         "layer_last": last,
-        "pattern": pruning.pattern if kind == "mask" else None,
+        "pattern": pruning.pattern if get(pruning.method).kind == "mask" else None,
         "target": pruning.target,
     }
 
@@ -219,6 +229,18 @@ def _layers(run_id: str, pruned: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         sizes = [_count(entry.get(column), "INTEGER") for column in _SIZES]
         rows.append((run_id, layer, *sizes, _number(entry.get("density")), *stream))
     return sorted(rows, key=lambda row: int(row[1]))
+
+
+def _scans(run_id: str, scan: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """One row a layer and part that was pruned by itself."""
+    rows = []
+    for entry in map(_mapping, _sequence(scan.get("layers"))):
+        layer, part = _count(entry.get("layer"), "INTEGER"), _text(entry.get("part"))
+        if layer is None or part is None:
+            continue
+        numbers = [_number(entry.get(name)) for name in ("perplexity", "stderr", "cost", "cost_stderr")]
+        rows.append((run_id, layer, part[:40], *numbers, _count(entry.get("removed"), "BIGINT")))
+    return rows
 
 
 def _stages(run_id: str, timings: Any, folder: RunDirectory) -> list[tuple[Any, ...]]:

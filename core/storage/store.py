@@ -19,9 +19,18 @@ import pandas as pd
 from core import settings
 from core.errors import StoreError
 from core.storage import migrations
-from core.storage.reading import LAYER_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS, STAGE_COLUMNS, RunRows, read_run, signature
+from core.storage.reading import (
+    LAYER_COLUMNS,
+    METRIC_COLUMNS,
+    RUN_COLUMNS,
+    SCAN_COLUMNS,
+    STAGE_COLUMNS,
+    RunRows,
+    read_run,
+    signature,
+)
 
-CONTENT = ("runs", "metrics", "layers", "stages")
+CONTENT = ("runs", "metrics", "layers", "stages", "scans")
 TABLES = (*CONTENT, "sources")
 """`sources` only remembers which files the rows came from."""
 TIMES = ("created", "started", "finished")
@@ -179,6 +188,10 @@ class Store:
         """One row a stage of these runs, in order, with its seconds."""
         return self._of("stages", STAGE_COLUMNS, run_ids, "run_id, position")
 
+    def scans(self, run_ids: Iterable[str]) -> pd.DataFrame:
+        """One row a layer (or a part of it) that these runs pruned by itself, in order, with its cost in nats."""
+        return self._of("scans", SCAN_COLUMNS, run_ids, "run_id, rowid")
+
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Answer of any SELECT over the tables, as tuples."""
         return self._fetch(query, parameters)
@@ -314,6 +327,7 @@ def _insert(cursor: duckdb.DuckDBPyConnection, pairs: list[tuple[RunRows, str]])
         "metrics": (METRIC_COLUMNS, [row for rows, _ in pairs for row in rows.metrics]),
         "layers": (LAYER_COLUMNS, [row for rows, _ in pairs for row in rows.layers]),
         "stages": (STAGE_COLUMNS, [row for rows, _ in pairs for row in rows.stages]),
+        "scans": (SCAN_COLUMNS, [row for rows, _ in pairs for row in rows.scans]),
         "sources": (_SOURCE_COLUMNS, [(rows.run_id, mark) for rows, mark in pairs]),
     }
     for table, (columns, values) in batches.items():
