@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import evaluate_command, queue_command, study_command
+from core import evaluate_command, queue_command, report_command, study_command
 from core.errors import EspalierError, ExperimentError, InputError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     study_command.add(commands)
     queue_command.add(commands)
+    report_command.add(commands)
     for name, function, text in (
         ("methods", _methods, "list the pruning methods"),
         ("models", _models, "list the models that can be chosen by name"),

@@ -5,21 +5,26 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import history, pairs
+import pandas as pd
+
+from core import charts_images, history, pairs
 from core.board import existing
 from core.charts_frames import points
+from core.charts_images import ImageFormat
 from core.errors import EspalierError, InputError
 from core.experiment import Experiment
+from core.files import write_atomic
 from core.jobs.rundir import RunDirectory, is_run_id
 from core.pairs import RunPair
 from core.pruning import registry
 from core.report import writing
 from core.report.compose import compose
 from core.report.document import LANGUAGES, Document, Language
+from core.report.gallery import gallery
 from core.report.material import Material, NotMade
 from core.report.writing import FORMATS, Format
 from core.storage.store import Store
@@ -38,6 +43,8 @@ class Report:
 
     document: Document
     stem: str
+    points: pd.DataFrame = field(compare=False, repr=False)
+    """Every number, as Compare draws it."""
 
     def file(self, form: Format) -> tuple[str, bytes]:
         """Name and content of a download: HTML as it is, the others as a zip."""
@@ -80,6 +87,23 @@ class Reports:
             title = f"{len(ids)} Läufe"
         return self._report(done, title, "", "report", missing, language, mark_tasks)
 
+    def why_no_images(self) -> str:
+        """Why charts cannot be saved as images here, with what to do; '' where they can."""
+        return charts_images.problem()
+
+    def charts(self, report: Report, form: ImageFormat) -> dict[str, bytes]:
+        """Compare's charts of a report as images, by file name. InputError where Kaleido or a Chrome is missing."""
+        drawn = charts_images.images(gallery(report.points), form)
+        return {f"{name}.{form}": content for name, content in drawn.items()}
+
+    def write_charts(self, report: Report, folder: Path, form: ImageFormat) -> list[Path]:
+        """The same as files in a folder."""
+        found = []
+        for name, content in self.charts(report, form).items():
+            write_atomic(folder / name, content)
+            found.append(folder / name)
+        return found
+
     # --- inside
 
     def _report(
@@ -91,8 +115,8 @@ class Reports:
             if key in self._made:
                 self._made.move_to_end(key)
                 return self._made[key]
-        document = compose(self.material(ids, title, note, missing), language, mark_tasks=mark_tasks)
-        report = Report(document, stem)
+        material = self.material(ids, title, note, missing)
+        report = Report(compose(material, language, mark_tasks=mark_tasks), stem, material.points)
         with self._lock:
             self._made[key] = report
             while len(self._made) > KEPT:
@@ -159,8 +183,8 @@ class Reports:
             return existing(self._home, run_id).id
         rows = self._store.rows("SELECT id FROM runs WHERE starts_with(id, ?) ORDER BY id", [run_id])
         if len(rows) != 1 or not run_id:
-            found = "no run" if not rows else f"{len(rows)} runs"
-            raise InputError(f"{found} begin with {run_id!r}.".capitalize(), "Give a run's whole id.")
+            found = "No run's id begins" if not rows else f"The ids of {len(rows)} runs begin"
+            raise InputError(f"{found} with {run_id!r}.", "Give a run's whole id.")
         return str(rows[0][0])
 
     def _reason(self, run_id: str) -> str:

@@ -39,9 +39,11 @@ from core.pruning import registry
 from core.queueing import QueueOfRuns
 from core.rebuilds import Rebuilds
 from core.recoveries import Recoveries
+from core.reports import Reports
 from core.storage.finding import Measure, Wanted
 from core.storage.store import Store
 from core.studies import Studies
+from core.talks import Talks
 from core.travel import Travel
 from core.views import ChatModel, Preview, RunDetail, StatusLine
 
@@ -92,11 +94,13 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self.rebuilds = Rebuilds(self.home, self._owner)
         self.after_queue = AfterQueue(self.home) if self._supervisor is None else self._supervisor.after
         self.travel = Travel(self._store, self.home, self.studies)
+        self.reports = Reports(self._store, self.home, self.studies, self.travel)
         self._notice = why or ("" if self._store.read_only else self._store.notice)
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._synced = time.monotonic()
         self._chat: ChatClient | None = None
+        self.talks = Talks(self._store, self.home, self._sync, self.chat_client)
         self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
         self._frame: tuple[int, pd.DataFrame] | None = None
         self._paired: pairs.Known = {}
@@ -332,7 +336,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         if self._supervisor is None:
             return board.Line.read(self.home)
         view = self._supervisor.view()
-        return board.Line(view.waiting, view.paused)
+        return board.Line(view.waiting, view.paused, view.waits)
 
     def _pace_on(self, work: estimate.Work) -> estimate.Pace:
         key = (work.device.key, work.dtype, self._store.version)

@@ -113,8 +113,8 @@ def _recovered(sheet: Sheet, quality: Quality) -> list[Text]:
     clear = sum(not low <= 0 <= high for low, high in map(gain_interval, good))
     return [
         sheet.words.fill(
-            "d_recovered", quality=sheet.names.in_sentence(quality), count=str(len(good)), all=str(len(known)),
-            clear=str(clear),
+            "d_recovered", quality=sheet.names.in_sentence(quality, article=True), count=str(len(good)),
+            all=str(len(known)), clear=str(clear),
         )
     ]  # fmt: skip
 

@@ -119,7 +119,7 @@ def _block_sentences(sheet: Sheet, block: Sequence[Group], quality: Quality) -> 
         return []
     lower = quality.lower_is_better
     known.sort(key=lambda each: each[0].mean if lower else -each[0].mean)
-    size, name = names.size(block[0]), names.in_sentence(quality)
+    size, name = names.size(block[0]), names.in_sentence(quality, article=True)
     (value, best), rest = known[0], known[1:]
     if not rest:
         return [say("s_only", size=size, quality=name, best=names.short(best), value=_value(sheet, value, quality))]
@@ -140,7 +140,7 @@ def contrast_sentence(sheet: Sheet, first: Group, second: Group, quality: Qualit
         return []
     say, figures = sheet.words.say, sheet.names.figures
     both = {"best": sheet.names.short(first), "second": sheet.names.short(second)}
-    verdict = say("s_not" if found.clear else "s_holds")
+    verdict = say(f"{'s_not' if found.clear else 's_holds'}_{'one' if found.ratio else 'zero'}")
     if found.ratio:
         times, low, high = (figures.fixed(each, 3) for each in (found.value, found.low, found.high))
         return [say("s_ratio", **both, times=times, low=low, high=high, verdict=verdict)]
@@ -180,10 +180,10 @@ def recovery_facts(sheet: Sheet, quality: Quality) -> list[Text]:
             back = say("s_back", share=figures.percent(value.regained, 0))
         clear = not low <= 0 <= high
         found.append(sheet.words.fill(
-            "s_recovered", label=sheet.names.label(group), quality=sheet.names.in_sentence(quality),
+            "s_recovered", label=sheet.names.label(group), quality=sheet.names.in_sentence(quality, article=True),
             before=figures.measured(value.before, value.before_stderr, quality), after=_value(sheet, value, quality),
             gain=_difference(sheet, value.gain, quality), low=_difference(sheet, low, quality),
-            high=_difference(sheet, high, quality), verdict=say("s_not" if clear else "s_holds"), back=back,
+            high=_difference(sheet, high, quality), verdict=say("s_not_zero" if clear else "s_holds_zero"), back=back,
             how=say(_how(value)),
         ))  # fmt: skip
     return found

@@ -56,6 +56,7 @@ _PREAMBLE = r"""\documentclass[11pt,a4paper]{article}
 \newenvironment{fit}{\begin{lrbox}{\espbox}}{\end{lrbox}%%
   \ifdim\wd\espbox>\linewidth\resizebox{\linewidth}{!}{\usebox{\espbox}}\else\usebox{\espbox}\fi}
 \setlength{\emergencystretch}{3em}
+\setlength{\belowcaptionskip}{5pt}
 """
 
 
@@ -179,7 +180,7 @@ class _Writer:
         )
         head = f"\\toprule\n{self.heads(table)}\n\\midrule\n"
         return (
-            f"{{\\footnotesize\n\\begin{{longtable}}{{{spec}}}\n"
+            f"{{\\scriptsize\n\\begin{{longtable}}{{{spec}}}\n"
             f"\\caption{{{self.text(table.caption)}}}\\label{{{table.label}}}\\\\\n{head}\\endfirsthead\n"
             f"{head}\\endhead\n{self.rows(table, list(table.parts))}\\bottomrule\n\\end{{longtable}}\n}}\n"
         )
@@ -199,7 +200,7 @@ class _Writer:
             *(["y dir=reverse"] if names else []),
             "grid=major, grid style={espmuted!25}, tick align=outside, tick pos=left, axis line style={espmuted}",
             "tick label style={font=\\footnotesize}, label style={font=\\small}",
-            "legend style={at={(0.5,-0.2)}, anchor=north, draw=none, font=\\footnotesize, "
+            "clip=false, legend style={at={(0.5,0)}, yshift=-38pt, anchor=north, draw=none, font=\\footnotesize, "
             f"legend columns={columns}, /tikz/every even column/.append style={{column sep=6pt}}}}, "
             "legend cell align=left",
         ]  # fmt: skip
@@ -289,7 +290,7 @@ def _ticks(axis: str, scale: Scale) -> list[str]:
     """Bounds, places and texts of ticks: written here, so that they are in the document's language."""
     low, high = sorted((scale.low, scale.high))
     places = ",".join(f"{place:.6g}" for place in scale.ticks)
-    texts = ",".join(f"{{{escaped(text)}}}" for text in scale.texts)
+    texts = ",".join("{" + escaped(text).replace(",", "{,}") + "}" for text in scale.texts)
     mode = [f"{axis}mode=log"] if scale.log else []
     return [*mode, f"{axis}min={low:.6g}, {axis}max={high:.6g}, {axis}tick={{{places}}}, {axis}ticklabels={{{texts}}}"]
 

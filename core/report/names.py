@@ -71,15 +71,26 @@ class Names:
         if group.family in ("dense", "quantised"):
             return self.short(group)
         shares = f"{self.method(group)} {self.figures.plain_percent(group.ratio)}"
-        more = [self.words.say("whole_model")] if group.settings.get("pruning.target") == "model" else []
-        if not more and "pruning.layers" in self._varying.get(group.method, ()):
+        whole = group.settings.get("pruning.target") == "model"
+        if whole:
+            shares = f"{shares} {self.words.say('whole_model')}"
+        more: list[str] = []
+        if not whole and "pruning.layers" in self._varying.get(group.method, ()):
             more = [self._layers(group)]
         return ", ".join([shares, *more, *self._details(group)])
 
     def size(self, group: Group) -> str:
         """`30 % of layers 4–25`: what the rows of a block have in common."""
-        where = self.words.say("whole_model") if group.settings.get("pruning.target") == "model" else self.where(group)
-        words = [self.words.say("size", ratio=self.figures.plain_percent(group.ratio), where=where)]
+        say, layers = self.words.say, group.settings.get("pruning.layers")
+        if group.settings.get("pruning.target") == "model":
+            where = say("of_whole_model")
+        elif group.kind == "hidden":
+            where = say("of_stream")
+        elif layers:
+            where = say("of_layers_some", first=layers[0], last=layers[1])
+        else:
+            where = say("of_layers_all")
+        words = [say("size", ratio=self.figures.plain_percent(group.ratio), where=where)]
         if len(self._models) > 1:
             words.insert(0, short_model(str(group.settings.get("model.name"))))
         return ", ".join(words)
@@ -173,9 +184,12 @@ class Names:
         told = [word for word in (corpus if quality.metric == "perplexity" or not short else "", *more) if word]
         return f"{name} ({', '.join(told)})" if told else name
 
-    def in_sentence(self, quality: Quality) -> str:
-        """The same within a sentence."""
+    def in_sentence(self, quality: Quality, *, article: bool = False) -> str:
+        """The same within a sentence, with its article where the language has one."""
         name = self.quality(quality)
+        if article and (quality.is_mean or quality.metric == "perplexity"):
+            known = "mean" if quality.is_mean else "perplexity"
+            return self.words.say(f"{known}_with_article") + name.removeprefix(self.words.say(known))
         common = quality.metric == "perplexity" or quality.is_mean
         return name[0].lower() + name[1:] if common and self.words.language == "en" else name
 

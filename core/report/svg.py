@@ -14,7 +14,7 @@ from core.report.ticks import scales
 WIDTH = 760
 _PLOT_HEIGHT = 320
 _TOP, _RIGHT = 16, 18
-_LETTER = 6.6  # mean width of a letter at 12 px
+_LETTER = 6.8  # mean width of a letter at 12 px
 _LEGEND_LINE = 20
 
 
@@ -157,7 +157,7 @@ def _legend(figure: Figure, frame: _Frame, dark: bool) -> tuple[list[str], int]:
     """Signs with names beneath the plot, as many in a row as fit; and how many rows that makes."""
     found, x, row = [], 12.0, 0
     for series in figure.series:
-        wide = 30 + _LETTER * len(series.name)
+        wide = 38 + _LETTER * len(series.name)
         if x + wide > WIDTH - 8 and x > 12:
             x, row = 12.0, row + 1
         y = frame.bottom + 60 + _LEGEND_LINE * row

@@ -46,7 +46,7 @@ def scale_of(axis: Axis, values: Sequence[float], numbers: Numbers, *, ticks: in
     low, high = (0.0 if low >= 0 > low - pad else low - pad), high + pad
     step = _step((high - low) / ticks)
     places = [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    digits = next((count for count in range(12) if abs(step - round(step, count)) < step * 1e-9), 12)
     return Scale(low, high, tuple(places), tuple(numbers.fixed(place, digits) for place in places))
 
 

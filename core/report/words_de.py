@@ -33,11 +33,15 @@ GERMAN = {
     "family_tasks": "Einzelne Aufgaben",
     "family_speed": "Geschwindigkeit und Speicher",
     # --- sizes, settings
-    "size": "{ratio} von {where}",
+    "size": "{ratio} {where}",
+    "of_layers_some": "der Schichten {first}–{last}",
+    "of_layers_all": "aller Schichten",
+    "of_whole_model": "der Parameter des ganzen Modells",
+    "of_stream": "des Residualstroms",
     "layers_some": "Schichten {first}–{last}",
-    "layers_all": "allen Schichten",
-    "whole_model": "den Parametern des ganzen Modells",
-    "stream": "dem Residualstrom",
+    "layers_all": "alle Schichten",
+    "whole_model": "des ganzen Modells",
+    "stream": "der Residualstrom",
     "only_attention": "nur Attention",
     "only_mlp": "nur MLP",
     "query_heads": "Query-Köpfe",
@@ -65,6 +69,8 @@ GERMAN = {
     "perplexity": "Perplexität",
     "mean": "Mittel der sieben Aufgaben",
     "mean_short": "Mittel der 7",
+    "perplexity_with_article": "die Perplexität",
+    "mean_with_article": "das Mittel der sieben Aufgaben",
     "kl_per_token": "KL zum dichten Modell",
     "top1_agreement": "Top-1-Übereinstimmung",
     "prefill_tokens_per_second": "Prefill",
@@ -113,7 +119,7 @@ GERMAN = {
     "der Gewichte {fingerprint}). Gemessen wurde an den gespeicherten Gewichten, in {dtype}.",
     "m_revision": ", Revision {value}",
     "m_methods": "Verglichen werden {methods}.",
-    "m_where": "Beschnitten wurde in {where}; Anteile beziehen sich auf das, was eine Methode dort "
+    "m_where": "Beschnitten wurden {where}; Anteile beziehen sich auf das, was eine Methode dort "
     "beschneidet{target}, und die Tabellen nennen den Anteil am ganzen Modell, Einbettungen eingeschlossen, der "
     "wirklich entfernt oder auf null gesetzt wurde.",
     "m_heads": "Köpfe werden als {heads} entfernt; verbleibende MLP-Breiten sind auf ein Vielfaches von {round_to} "
@@ -175,7 +181,7 @@ GERMAN = {
     "c_cut": "Echte Schnitte: Köpfe und Kanäle entfernt.",
     "c_mask": "Masken: Gewichte auf null gesetzt, Formen erhalten.",
     "c_depth": "Ganze Decoder-Schichten entfernt.",
-    "c_recovered": "Nachtraining, {quality}: vorher und nachher, auf denselben Dokumenten, wo das Intervall es sagt.",
+    "c_recovered": "Nachtraining: {quality} vorher und nachher.",
     "c_tasks_dense": "Genauigkeit je Aufgabe: Bezugspunkte.",
     "c_tasks_cut": "Genauigkeit je Aufgabe: echte Schnitte.",
     "c_tasks_mask": "Genauigkeit je Aufgabe: Masken.",
@@ -208,19 +214,21 @@ GERMAN = {
     "s_worst_high": "; am höchsten ist {worst}: {value}",
     "s_worst_low": "; am niedrigsten ist {worst}: {value}",
     "s_ratio": "{second} ist das {times}-Fache von {best} (95-%-Intervall {low} bis {high}, auf denselben "
-    "Fenstern): Das Intervall {verdict} 1.",
+    "Fenstern): Das Intervall {verdict}.",
     "s_difference": "{second} weniger {best} ist {difference} (95-%-Intervall {low} bis {high}, {how}): Das "
-    "Intervall {verdict} null.",
+    "Intervall {verdict}.",
     "s_how_paired": "auf denselben Dokumenten",
     "s_how_independent": "Werte als unabhängig genommen",
     "s_how_seeds": "über Seeds, nach Welchs t",
-    "s_holds": "enthält",
-    "s_not": "enthält nicht",
+    "s_holds_zero": "enthält die Null",
+    "s_not_zero": "enthält die Null nicht",
+    "s_holds_one": "enthält die 1",
+    "s_not_one": "enthält die 1 nicht",
     "s_only": "Bei {size} wurde nur {best} gemessen: {quality} {value}.",
     "s_marked": "Von {count} Zeilen sind {worse} in {quality} signifikant schlechter und {better} signifikant "
     "besser als dicht; {rest} sind davon nicht zu unterscheiden.",
     "s_recovered": "{label}: {quality} ging von {before} auf {after} (Gewinn {gain}; 95-%-Intervall {low} bis "
-    "{high}, {how}; es {verdict} null){back}.",
+    "{high}, {how}; es {verdict}){back}.",
     "s_back": "; von dem, was der Schnitt kostete, kamen {share} zurück",
     "s_speed": "{label}: Decode {decode} Token/s, das {times}-Fache von dicht; Prefill {prefill} Token/s, das "
     "{prefill_times}-Fache von dicht.",
