@@ -15,7 +15,7 @@ from core.anatomy_file import FILE, read_anatomy
 from core.board import existing
 from core.charts_words import mapping
 from core.errors import EspalierError, InputError
-from core.experiment import Experiment
+from core.experiment import Experiment, PerplexityCorpus
 from core.jobs import stages
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
@@ -26,7 +26,8 @@ from core.storage.reading import title_of
 from core.storage.store import Store
 from core.weights_view import Image, Region, zeros_of
 
-PARTS = ("embedding", "attention", "MLP", "norms", "head")
+SCAN_TOKENS = 4096
+"""Of the text that a scan reads, unless its file says otherwise: enough to tell layers apart."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,50 @@ class Anatomies:
             scan=mapping(results.get("scan")),
             parts=experiment.pruning.parts,
         )
+
+    def scan_for(self, found: RunAnatomy) -> "tuple[str, str, Mapping[str, Any]] | None":
+        """(run id, name, results) of the complete scan that says most of a run's model and method; None without one.
+
+        The same model by its content; the same method, and then the nearest ratio; the newest of equals.
+        """
+        rows = self._store.rows(
+            "SELECT s.id, s.name FROM runs s JOIN runs r ON r.id = ? WHERE s.kind = 'scan' AND s.state = 'COMPLETE' "
+            "AND s.method = r.method AND coalesce(s.fingerprint = r.fingerprint, s.model = r.model) "
+            "ORDER BY abs(s.ratio - r.ratio) NULLS LAST, s.finished DESC NULLS LAST, s.id DESC LIMIT 1",
+            [found.run_id],
+        )
+        for run_id, name in rows:
+            scan = mapping((existing(self._home, str(run_id)).results() or {}).get("scan"))
+            if scan.get("layers"):
+                return str(run_id), str(name), scan
+        return None
+
+    def scan_of(self, experiment: Experiment) -> Experiment:
+        """The scan of all layers by this experiment's method and ratio, on a little of its text. InputError where its
+        method has no single layers to try."""
+        pruning = experiment.pruning
+        if pruning is None or get(pruning.method).kind == "hidden":
+            raise InputError("There are no single layers to try.", "Choose a method that cuts layers, or in them.")
+        data = experiment.to_dict()
+        for name in ("layers", "target", "allocation", "same_sizes"):
+            data["pruning"].pop(name, None)
+        text = (*experiment.evaluation.perplexity, PerplexityCorpus())[0]
+        tokens = max(text.window, min(SCAN_TOKENS, text.max_tokens or SCAN_TOKENS))
+        text = text.model_copy(update={"max_tokens": tokens})
+        data |= {
+            "name": "",
+            "recovery": None,
+            "scan": {},
+            "evaluation": {"perplexity": [text.model_dump(mode="json", exclude_none=True)]},
+        }
+        return Experiment.parse(data)
+
+    def run_of(self, scan: Experiment, layers: tuple[int, int] | None) -> Experiment:
+        """The run that a scan speaks for: its method and ratio on these layers (None: all), judged as usual."""
+        data = scan.to_dict()
+        data["pruning"]["layers"] = None if layers is None else list(layers)
+        text = {**data["evaluation"]["perplexity"][0], "max_tokens": None}
+        return Experiment.parse({**data, "name": "", "scan": None, "evaluation": {"perplexity": [text]}})
 
     def zeros(self, run_id: str, layer: int, role: str, region: Region | None = None) -> Image | None:
         """Where the zeros of one masked matrix are: from the saved weights, else as noted down; None where neither is.

@@ -9,7 +9,7 @@ import streamlit as st
 from core import charts_inside
 from core.errors import EspalierError
 from core.service import Service
-from pages._parts import chart_table, theme
+from pages._parts import chart_box, theme
 
 ROLES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 ROLES |= {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
@@ -44,7 +44,7 @@ def show(service: Service, run: Any, key: str) -> None:
         return
     where = f"layer {layer}, {ROLES[role]}"
     figure = charts_inside.density(image, where, dark=theme.dark())
-    chart_table.show(figure, charts_inside.density_table(image), f"density {where}", f"anatomy_density_{key}")
+    chart_box.show(figure, f"density {where}", f"anatomy_density_{key}", lambda: charts_inside.density_table(image))
     rows, columns = image.shape
     words = f"{rows:,} × {columns:,} weights, {theme.percent(image.zeros)} zeros in what is shown"
     if not image.exact:

@@ -9,17 +9,24 @@ import streamlit as st
 
 from core import charts_anatomy, charts_importance, charts_inside
 from core.service import Service
-from pages._parts import anatomy_density, chart_table, theme
+from pages._parts import anatomy_density, anatomy_scan, chart_box, theme
 
 MAP, IMPORTANCE, DEPTH, PARTS, DENSITY = "Map", "Importance", "Error by layer", "Parameters", "Density"
+SCAN = "Scan of layers"
 
 
 def show(service: Service, runs: Sequence[Any]) -> None:
     """Picker, then what was picked."""
-    views = [MAP, IMPORTANCE, DEPTH, PARTS, *([DENSITY] if any(run.matrices for run in runs) else [])]
+    cut = any(not run.scan for run in runs)
+    views = [*([MAP, IMPORTANCE, DEPTH, PARTS] if cut else []), *([DENSITY] if _masked(runs) else []), SCAN]
     view = st.segmented_control(
-        "View", views, default=MAP, required=True, key="anatomy_view", bind="query-params", label_visibility="collapsed"
-    )
+        "View", views, default=views[0], required=True, key="anatomy_view" if cut else "anatomy_scan_view",
+        bind="query-params", label_visibility="collapsed", wrap=True,
+    )  # fmt: skip
+    if view == SCAN:
+        _beside(runs, lambda run, key: anatomy_scan.show(service, run, key))
+        return
+    runs = [run for run in runs if not run.scan]
     if view == DEPTH:
         _by_layer(runs)
     elif view == IMPORTANCE:
@@ -30,6 +37,10 @@ def show(service: Service, runs: Sequence[Any]) -> None:
         _beside(runs, lambda run, key: anatomy_density.show(service, run, key))
     else:
         _beside(runs, _map)
+
+
+def _masked(runs: Sequence[Any]) -> bool:
+    return any(run.matrices and not run.scan for run in runs)
 
 
 def _beside(runs: Sequence[Any], draw: Callable[[Any, str], None]) -> None:
@@ -43,8 +54,8 @@ def _beside(runs: Sequence[Any], draw: Callable[[Any, str], None]) -> None:
 
 def _line(run: Any) -> str:
     share = run.pruned.get("achieved_model_ratio")
-    if not isinstance(share, int | float):
-        return run.method
+    if run.scan or not isinstance(share, int | float):
+        return str(run.method)
     return f"{run.method} · {theme.percent(share)} of the whole model {'set to zero' if run.matrices else 'removed'}"
 
 
@@ -53,7 +64,7 @@ def _map(run: Any, key: str) -> None:
         st.html(theme.note("What this run removed is not in its files.", level="info"))
         return
     figure = charts_anatomy.espalier_map(run, dark=theme.dark())
-    chart_table.show(figure, charts_anatomy.map_table(run), f"map {run.name}", f"anatomy_map_{key}")
+    chart_box.show(figure, f"map {run.name}", f"anatomy_map_{key}", charts_anatomy.map_table(run))
     st.html(f'<p class="esp-fact">{theme.html(_legend(run))}</p>')
 
 
@@ -89,7 +100,7 @@ def _importance(run: Any, key: str) -> None:
         return
     figure = charts_importance.importance(row, dark=theme.dark())
     table = charts_importance.importance_table(row)
-    chart_table.show(figure, table, f"importance {run.name} {layer} {name}", f"anatomy_importance_{key}")
+    chart_box.show(figure, f"importance {run.name} {layer} {name}", f"anatomy_importance_{key}", table)
     st.html(f'<p class="esp-fact">{theme.html(charts_importance.words(row))}</p>')
 
 
@@ -128,7 +139,7 @@ def _by_layer(runs: Sequence[Any]) -> None:
             st.html(theme.note(_why_not(runs, field), level="info"))
             continue
         figure = charts_inside.by_layer(table, field, dark=theme.dark())
-        chart_table.show(figure, table, f"{field} by layer", f"anatomy_{field}")
+        chart_box.show(figure, f"{field} by layer", f"anatomy_{field}", table)
         st.html(f'<p class="esp-fact">{theme.html(words)} Bars are 95 % intervals.</p>')
 
 
@@ -147,5 +158,5 @@ def _parts(run: Any, key: str) -> None:
         st.html(theme.note("The dense model is not on this machine any more: its parts are not known.", level="info"))
         return
     figure = charts_anatomy.parts_bars(table, masks=bool(run.matrices), dark=theme.dark())
-    chart_table.show(figure, table, f"parameters {run.name}", f"anatomy_parts_{key}")
+    chart_box.show(figure, f"parameters {run.name}", f"anatomy_parts_{key}", table)
     st.html(f'<p class="esp-fact">{theme.html(charts_anatomy.parts_words(table, masks=bool(run.matrices)))}</p>')

@@ -11,6 +11,7 @@ from core.errors import EspalierError
 from core.experiment import Experiment
 from core.service import Service
 from pages._parts.launch_build import experiments
+from pages._parts.launch_scan import LAYERS
 from pages._parts.launch_state import DEFAULTS, DENSE, FILE, KEPT, NONE, fill, from_pruning, from_recovery, keep
 from pages._parts.theme import note
 
@@ -21,24 +22,35 @@ _NOT_WHAT = ("name", "save_model")
 
 def take(service: Service) -> None:
     """Fill the form, if a run was sent here; say, as long as the form holds a copy, whose it is."""
-    run_id = st.session_state.pop(WANTED, None)
+    run_id, chosen = st.session_state.pop(WANTED, None), st.session_state.pop(LAYERS, None)
     if run_id is not None:
         try:
             experiment = service.experiment_to_run(run_id)
+            scanned = experiment.scan is not None
+            if scanned:
+                experiment = service.anatomy.run_of(experiment, chosen)
             layers = service.architecture(experiment.model.name, experiment.model.trust_remote_code).n_layers
         except EspalierError as error:
             st.session_state[_SAID] = ("error", str(error))
         else:
             kinds = {method.name: method.kind for method in service.methods()}
             given = from_experiment(experiment, kinds, layers - 1)
+            if scanned:
+                given["launch_limit"] = st.session_state[KEPT]["launch_limit"]
             fill({**{key: value for key, value in DEFAULTS.items() if key != "launch_keep"}, **given})
             st.session_state[KEPT]["launch_last_layer"] = layers - 1
-            st.session_state[_SAID] = _said(service, experiment, layers)
+            st.session_state[_SAID] = _of_scan(chosen) if scanned else _said(service, experiment, layers)
     if _SAID in st.session_state:
         level, text = st.session_state[_SAID]
         with st.container(horizontal=True, vertical_alignment="center", key="launch_copied"):
             st.html(note(text, level=level))
             st.button("Dismiss", key="launch_copied_away", type="tertiary", on_click=_dismiss)
+
+
+def _of_scan(chosen: tuple[int, int] | None) -> tuple[str, str]:
+    """Where the range comes from."""
+    which = f"layers {chosen[0]}–{chosen[1]}" if chosen else "all layers"
+    return "info", f"From the scan: its method and ratio, {which}. Check the rest, then queue it."
 
 
 def _dismiss() -> None:

@@ -9,6 +9,7 @@ from core.errors import EspalierError, ExperimentError, Problem
 from core.espalier import branches_of_plan, dense_branches
 from core.experiment import Experiment
 from core.service import Preview, Service
+from pages._parts import launch_scan
 from pages._parts.launch_build import experiments
 from pages._parts.launch_form import Form
 from pages._parts.launch_words import sentence
@@ -204,6 +205,8 @@ def _queue(service: Service, made: Sequence[Experiment], seen: Sequence[Preview]
         args=(service, list(made), baseline),
         help=_why_not(service, blocked),
     )
+    if not blocked:
+        launch_scan.button(service, made)
     _said()
 
 

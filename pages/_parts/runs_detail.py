@@ -91,8 +91,10 @@ def _choice(detail: RunDetail) -> dict[str, Any]:
         return {"method": quantised, "kind": "quantised"} if quantised else {}
     first, last = pruning.layers or (None, None)
     recovery = detail.experiment.recovery if detail.experiment is not None else None
+    scan = detail.experiment is not None and detail.experiment.scan is not None
     return {
-        "method": pruning.method, "ratio": pruning.ratio, "pattern": pruning.pattern, "target": pruning.target,
+        "kind": "scan" if scan else None, "method": pruning.method, "ratio": pruning.ratio,
+        "pattern": pruning.pattern, "target": pruning.target,
         "layer_first": first, "layer_last": last, "recovery": recovery.kind if recovery is not None else None,
     }  # fmt: skip
 
@@ -108,9 +110,7 @@ def _buttons(service: Service, detail: RunDetail) -> None:
             _confirm_delete(service, run_id, detail.name)
         return
     if state == "COMPLETE":
-        if st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
-            chosen = [run for run in (detail.baseline, run_id) if run]
-            st.switch_page("compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
+        _look(detail)
     else:
         st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
     talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
@@ -122,6 +122,17 @@ def _buttons(service: Service, detail: RunDetail) -> None:
     _copy(run_id)
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
         _confirm_delete(service, run_id, detail.name)
+
+
+def _look(detail: RunDetail) -> None:
+    """The pages that say more of a complete run: a scan has no numbers to compare, a dense model nothing removed."""
+    run_id, choice = detail.status.id, _choice(detail)
+    if choice.get("kind") != "scan" and st.button("Compare", key="runs_compare", icon=":material/monitoring:"):
+        chosen = [run for run in (detail.baseline, run_id) if run]
+        st.switch_page("compare.py", query_params={"runs": list(dict.fromkeys(chosen))})
+    pruned = bool(choice) and choice.get("kind") != "quantised"
+    if pruned and st.button("Anatomy", key="runs_anatomy", icon=":material/park:", help="Layer by layer"):
+        st.switch_page("anatomy.py", query_params={"run": run_id})
 
 
 def _copy(run_id: str) -> None:
@@ -170,7 +181,7 @@ def _live() -> None:
         st.rerun(scope="app")
     row = {name: getattr(status, name) for name in ("stage", "task", "done", "total", "unit", "eta_s")}
     choice = st.session_state.get("runs_open_choice") or {}
-    row["recovery"] = choice.get("recovery")
+    row |= {name: choice.get(name) for name in ("recovery", "kind")}
     if str(status.state) in say.QUEUED:
         st.html('<p class="esp-left">Waiting for its turn.</p>')
         return
@@ -212,6 +223,8 @@ def _figure_title(detail: RunDetail) -> str:
         return "The model"
     if not detail.layers.empty:
         return "What it cut"
+    if _choice(detail).get("kind") == "scan":
+        return "What each layer loses, one at a time"
     over = str(detail.status.state) not in (*say.ACTIVE, *say.QUEUED)
     return "What it would have cut" if over else "What it will cut"
 
@@ -232,7 +245,7 @@ def _size_line(detail: RunDetail) -> str:
         return f"planned: {_planned(detail)}" if detail.plan is not None else ""
     before, after = int(pruned["params_before"]), int(pruned["params_after"])
     share = float(pruned.get("achieved_model_ratio") or 0)
-    if not _choice(detail):
+    if not _choice(detail) or _choice(detail).get("kind") == "scan":
         return f"{theme.count(before)} parameters"
     if _choice(detail).get("kind") == "quantised":
         held = theme.size(float(pruned.get("bytes") or 0))

@@ -17,6 +17,7 @@ STAGES = {
     "load": "load",
     "calibrate": "calibrate",
     "prune": "prune",
+    "scan": "scan",
     "save": "save",
     "evaluate": "evaluate",
     "recover": "recover",
@@ -60,6 +61,7 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     if row.get("kind") == "quantised":
         return f"dense model in {str(method).upper()}"
     words = [f"{titles.get(str(method), str(method))} {100 * float(row['ratio']):.3g} %"]
+    scan = ["scan of layers"] if row.get("kind") == "scan" else []
     pattern = row.get("pattern")
     if not _nothing(pattern) and pattern != "unstructured":
         words[0] = f"{titles.get(str(method), str(method))} {pattern}"
@@ -71,13 +73,13 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     recovery = row.get("recovery")
     if not _nothing(recovery):
         words.append("distilled" if recovery == "distillation" else RECOVERIES.get(str(recovery), str(recovery)))
-    return " · ".join(words)
+    return " · ".join([*scan, *words])
 
 
 def removed(row: Mapping[str, Any]) -> str:
     """Achieved share of the whole model: `16.9 %`, for masks `39.0 % zeros`, nothing for the dense model."""
     share = row.get("achieved_model_ratio")
-    if _nothing(row.get("method")) or row.get("kind") == "quantised" or share is None or _nothing(share):
+    if _nothing(row.get("method")) or row.get("kind") in ("quantised", "scan") or share is None or _nothing(share):
         return ""
     return f"{100 * float(share):.1f} %{' zeros' if row.get('kind') == 'mask' else ''}"
 
@@ -128,7 +130,8 @@ def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
     task = "" if _nothing(row.get("task")) else str(row["task"])
     words = [word for word in (task, counted, left(row.get("eta_s"))) if word]
     said = html(" · ".join(words)) or ("starting" if stage is None else "…")
-    stages = stages_html(stage, dense=dense, recovery=not _nothing(row.get("recovery")))
+    recovery, scan = not _nothing(row.get("recovery")), row.get("kind") == "scan"
+    stages = stages_html(stage, dense=dense, recovery=recovery, scan=scan)
     return (
         f'{stages}<div class="esp-bar" role="progressbar" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}" aria-label="progress of this stage">'
@@ -137,10 +140,11 @@ def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
     )
 
 
-def stages_html(stage: str | None, *, dense: bool, recovery: bool = False) -> str:
+def stages_html(stage: str | None, *, dense: bool, recovery: bool = False, scan: bool = False) -> str:
     """The pipeline's stages in a line, those behind in ink, the present one bold."""
-    names = [name for name in STAGES if recovery or name not in ("recover", "judge_recovered")]
+    names = [name for name in STAGES if name != "scan" and (recovery or name not in ("recover", "judge_recovered"))]
     names = [name for name in names if not dense or name in ("load", "evaluate")]
+    names = ["load", "calibrate", "scan"] if scan else names
     top = stage.split(".")[0] if stage else ""
     place = names.index(top) if top in names else -1
     items = []
