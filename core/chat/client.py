@@ -206,6 +206,17 @@ class ChatClient:
     # --- the worker -------------------------------------------------------------------------------------------
 
     @property
+    def device(self) -> str:
+        """Where the worker computes: `auto`, `cpu` or `cuda:<index>`, as asked for."""
+        return self._device
+
+    def move(self, device: str) -> None:
+        """Compute elsewhere from now on. The worker ends, and with it what it was saying; the next prompt starts it."""
+        if device != self._device:
+            self.close()
+            self._device = device
+
+    @property
     def starting(self) -> bool:
         """Whether the worker runs but is not up yet."""
         return self._process is not None and not self._ready

@@ -124,3 +124,21 @@ def scans_of_single_layers(connection: "duckdb.DuckDBPyConnection") -> None:
         CREATE TABLE scans (
             run_id VARCHAR NOT NULL, layer INTEGER NOT NULL, part VARCHAR NOT NULL, perplexity DOUBLE, stderr DOUBLE,
             cost DOUBLE, cost_stderr DOUBLE, removed BIGINT)""")
+
+
+@step(6)
+def conversations_and_votes(connection: "duckdb.DuckDBPyConnection") -> None:
+    """What chat/*.jsonl holds; lists of models and titles are JSON."""
+    connection.execute("""
+        CREATE TABLE chats (
+            conversation VARCHAR NOT NULL, created TIMESTAMP, prompts INTEGER, first_prompt VARCHAR, titles VARCHAR)""")
+    connection.execute("""
+        CREATE TABLE chat_answers (
+            conversation VARCHAR NOT NULL, turn INTEGER, side INTEGER, model VARCHAR, title VARCHAR, prompt VARCHAR,
+            text VARCHAR, state VARCHAR, tokens INTEGER, tokens_per_second DOUBLE, first_token_seconds DOUBLE,
+            memory_bytes BIGINT)""")
+    connection.execute("""
+        CREATE TABLE chat_votes (
+            conversation VARCHAR NOT NULL, turn INTEGER, time TIMESTAMP, verdict VARCHAR, winner VARCHAR,
+            blind BOOLEAN, streaming BOOLEAN, models VARCHAR, titles VARCHAR)""")
+    connection.execute("CREATE TABLE chat_sources (conversation VARCHAR NOT NULL, signature VARCHAR NOT NULL)")

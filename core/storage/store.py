@@ -1,8 +1,8 @@
-"""results.duckdb: a view of the run directories for asking questions fast. Lost or damaged, it is made again from them.
+"""results.duckdb: a view of the run directories and conversations for asking questions fast.
 
-One connection, a cursor of its own for every question, everything fetched at once: safe from many threads. One writer
-at a time. While another process has the file open (DuckDB then refuses even readers), the same view is built in memory
-and `read_only` is true.
+Lost or damaged, it is made again from them. One connection, a cursor of its own for every question, everything fetched
+at once: safe from many threads. One writer at a time. While another process has the file open (DuckDB then refuses even
+readers), the same view is built in memory and `read_only` is true.
 """
 
 import os
@@ -18,7 +18,7 @@ import pandas as pd
 
 from core import settings
 from core.errors import StoreError
-from core.storage import migrations
+from core.storage import chats, migrations
 from core.storage.reading import (
     LAYER_COLUMNS,
     METRIC_COLUMNS,
@@ -116,11 +116,12 @@ class Store:
             return True
 
     def sync(self, home: Path, thorough: bool = False) -> int:
-        """Bring the tables level with `home`/runs by the files' sizes and times; returns how many runs changed.
+        """Bring the tables level with the files of `home` by their sizes and times; returns how many runs changed.
 
         Finished runs never change, so they are only looked for, unless `thorough`.
         """
         with self._write:
+            self._sync_chats(home)
             known = dict(self._fetch("SELECT run_id, signature FROM sources"))
             finished = {
                 row[0] for row in self._fetch("SELECT id FROM runs WHERE state IN ('COMPLETE','FAILED','CANCELLED')")
@@ -133,8 +134,16 @@ class Store:
                 changed += self.ingest(path)
             return changed
 
+    def _sync_chats(self, home: Path) -> None:
+        present = chats.files(home)
+        changed, gone = chats.stale(dict(self._fetch("SELECT conversation, signature FROM chat_sources")), present)
+        if changed or gone:
+            with self._transaction() as cursor:
+                chats.replace(cursor, present, changed, gone)
+            self.version += 1
+
     def reindex(self, home: Path) -> int:
-        """Empty the tables and read every run directory of `home`; returns how many runs there are."""
+        """Empty the tables and read every run directory and conversation of `home`; returns how many runs there are."""
         with self._write:
             pairs = []
             for path in run_directories(home):
@@ -143,9 +152,11 @@ class Store:
                 if rows is not None:
                     pairs.append((rows, mark))
             with self._transaction() as cursor:
-                for table in TABLES:
+                for table in (*TABLES, *chats.TABLES):
                     cursor.execute(f"DELETE FROM {table}")
                 _insert(cursor, pairs)
+                present = chats.files(home)
+                chats.replace(cursor, present, list(present), [])
             self._last.clear()
             self.version += 1
             return len(pairs)
@@ -202,7 +213,8 @@ class Store:
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """The content of every table, sorted: two stores of the same files are equal by it."""
-        return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in CONTENT}
+        tables = (*CONTENT, *chats.COLUMNS)
+        return {table: sorted(self._fetch(f"SELECT * FROM {table}"), key=repr) for table in tables}
 
     def _of(self, table: str, columns: Iterable[str], run_ids: Iterable[str], order: str) -> pd.DataFrame:
         ids = list(dict.fromkeys(run_ids))
@@ -247,7 +259,7 @@ class Store:
 
     def _probe(self) -> None:
         """Read every block once, so that damage shows when the file is opened and not under a page."""
-        for table in TABLES:
+        for table in (*TABLES, *chats.TABLES):
             self._connection.execute(f"SELECT count(*), bit_xor(hash(t)) FROM {table} t").fetchall()
 
 
