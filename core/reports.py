@@ -21,7 +21,7 @@ from core.files import write_atomic
 from core.jobs.rundir import RunDirectory, is_run_id
 from core.pairs import RunPair
 from core.pruning import registry
-from core.report import writing
+from core.report import html, writing
 from core.report.compose import compose
 from core.report.document import LANGUAGES, Document, Language
 from core.report.gallery import gallery
@@ -86,6 +86,13 @@ class Reports:
         if language == "de" and len(ids) > 1:
             title = f"{len(ids)} Läufe"
         return self._report(done, title, "", "report", missing, language, mark_tasks)
+
+    def shown(self, report: Report, *, dark: bool = False) -> str:
+        """The report as HTML for a page of the app: figures as images, every text escaped, no script."""
+        return html.article(report.document, dark=dark, images=True)
+
+    style = html.ARTICLE
+    """Style sheet of what `shown` gives; colours come from the page."""
 
     def why_no_images(self) -> str:
         """Why charts cannot be saved as images here, with what to do; '' where they can."""
@@ -154,7 +161,8 @@ class Reports:
         )
 
     def _read(self, wanted: Sequence[str]) -> tuple[dict[str, Experiment], dict[str, Mapping[str, Any]]]:
-        """Experiment and results of runs whose files can be read; a run that is being deleted is left out."""
+        """Experiment and results of runs whose files can be read. A run that is being deleted is left out, and so is
+        a scan of layers, which judges no one model."""
         experiments: dict[str, Experiment] = {}
         results: dict[str, Mapping[str, Any]] = {}
         for run in wanted:
@@ -164,6 +172,9 @@ class Reports:
                 results[run] = directory.results() or {}
             except EspalierError:
                 experiments.pop(run, None)
+                continue
+            if experiments[run].scan is not None:
+                del experiments[run], results[run]
         return experiments, results
 
     def _pair_of(self) -> Callable[[str, str], RunPair]:

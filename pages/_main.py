@@ -10,6 +10,7 @@ PAGES = [
     st.Page("runs.py", title="Runs", icon=":material/view_list:"),
     st.Page("compare.py", title="Compare", icon=":material/monitoring:"),
     st.Page("anatomy.py", title="Anatomy", icon=":material/park:"),
+    st.Page("report.py", title="Report", icon=":material/article:"),
     st.Page("chat.py", title="Chat", icon=":material/forum:"),
 ]
 

@@ -29,3 +29,5 @@ if table.empty:
     st.html(theme.note("The chosen runs have no numbers: nothing was evaluated.", level="info"))
 else:
     compare_show.show(Shown(service, table, charts.qualities(table), chosen, baselines, pinned))
+if st.button("Write a report of these runs", key="compare_report", type="tertiary", icon=":material/article:"):
+    st.switch_page("report.py", query_params={"runs": chosen})

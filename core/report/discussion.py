@@ -148,7 +148,7 @@ def _limits(sheet: Sheet, chosen: Sequence[Quality], refs: dict[str, str]) -> li
     for quality in chosen:
         times = ways.pop((quality.task, quality.metric), 0)
         if times > 1:
-            name = sheet.names._plain_quality(quality, short=False)
+            name = sheet.names.plain_quality(quality, short=False)
             found.append(fill("l_mixed", quality=name, count=str(times)))
     found += _signed(sheet, "†", "l_leak") + _signed(sheet, "‡", "l_disturbed")
     bare = [group for group in sheet.numbers.groups if group.family != "dense" and not _held(sheet, group)]

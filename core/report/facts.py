@@ -91,8 +91,7 @@ def dense_facts(sheet: Sheet, chosen: Sequence[Quality]) -> list[Text]:
     """What the reference points came to."""
     found = []
     for group in sheet.numbers.of("dense", "quantised"):
-        said = [f"{sheet.names.in_sentence(each)} {_value(sheet, value, each)}"
-                for each in chosen if (value := sheet.numbers.value(group, each)) is not None]  # fmt: skip
+        said = _values(sheet, group, chosen)
         if said:
             found.append(sheet.words.fill("s_dense", model=sheet.names.short(group), values="; ".join(said)))
     return found
@@ -103,12 +102,29 @@ def family_facts(sheet: Sheet, family: Family, chosen: Sequence[Quality]) -> lis
     groups = sheet.numbers.of(family)
     found: list[Text] = []
     for block in blocks(groups):
+        if len(block) == 1:
+            found += _only(sheet, block[0], chosen)
+            continue
         said = [" ".join(_block_sentences(sheet, block, each)) for each in chosen]
         said = [each for each in said if each]
         if said:
             found.append((" ".join(said),))
     several = len(groups) > 1
     return [*found, *(_marked(sheet, groups, each) for each in chosen if several and _compared(sheet, groups, each))]
+
+
+def _only(sheet: Sheet, group: Group, chosen: Sequence[Quality]) -> list[Text]:
+    """What the only row of a block came to."""
+    values = _values(sheet, group, chosen)
+    names = {"size": sheet.names.size(group), "best": sheet.names.short(group)}
+    return [sheet.words.fill("s_only", **names, values="; ".join(values))] if values else []
+
+
+def _values(sheet: Sheet, group: Group, chosen: Sequence[Quality]) -> list[str]:
+    known = [(each, sheet.numbers.value(group, each)) for each in chosen]
+    return [
+        f"{sheet.names.in_sentence(each)} {_value(sheet, value, each)}" for each, value in known if value is not None
+    ]
 
 
 def _block_sentences(sheet: Sheet, block: Sequence[Group], quality: Quality) -> list[str]:
@@ -122,7 +138,8 @@ def _block_sentences(sheet: Sheet, block: Sequence[Group], quality: Quality) -> 
     size, name = names.size(block[0]), names.in_sentence(quality, article=True)
     (value, best), rest = known[0], known[1:]
     if not rest:
-        return [say("s_only", size=size, quality=name, best=names.short(best), value=_value(sheet, value, quality))]
+        value_words = f"{names.in_sentence(quality)} {_value(sheet, value, quality)}"
+        return [say("s_only", size=size, best=names.short(best), values=value_words)]
     key = "s_best_low" if lower else "s_best_high"
     text = say(key, size=size, quality=name, best=names.short(best), value=_value(sheet, value, quality))
     text += say("s_next", second=names.short(rest[0][1]), value=_value(sheet, rest[0][0], quality))

@@ -34,6 +34,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 """
 ARTICLE = """
 .esp-report { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
+.esp-report a { color: inherit; text-underline-offset: 2px; }
 .esp-report h1 { font-size: 1.75rem; font-weight: 600; line-height: 1.2; margin: 0 0 0.6rem; padding: 0; }
 .esp-report h2 { font-size: 1.3rem; font-weight: 600; margin: 2.2rem 0 0.5rem; padding: 0; }
 .esp-report h3 { font-size: 1.05rem; font-weight: 600; margin: 1.6rem 0 0.4rem; padding: 0; }
@@ -60,7 +61,7 @@ ARTICLE = """
 .esp-report td b { font-weight: 700; }
 .esp-report code { font-size: 0.92em; background: none; color: inherit; padding: 0; overflow-wrap: anywhere; }
 .esp-report .note { font-size: 0.82rem; margin: 0.35rem 0 0; max-width: none; }
-.esp-report svg, .esp-report img { max-width: 100%; height: auto; display: block; }
+.esp-report svg, .esp-report img { max-width: 100%; min-width: 35rem; height: auto; display: block; }
 .esp-report details { font-size: 0.86rem; margin: 0.4rem 0 0; }
 .esp-report summary { color: var(--muted); cursor: pointer; }
 """
@@ -168,7 +169,7 @@ class _Writer:
         if self.images:
             source = b64encode(drawn.encode()).decode()
             drawn = f'<img alt="{escape(figure.alt, quote=True)}" src="data:image/svg+xml;base64,{source}">'
-        return f'<figure id="{label}">{self.caption(figure)}{drawn}</figure>'
+        return f'<figure id="{label}">{self.caption(figure)}<div class="scroll">{drawn}</div></figure>'
 
     def references(self, cited: list[Reference]) -> str:
         if not cited:

@@ -17,7 +17,8 @@ TASKS = {
     "boolq": "BoolQ", "piqa": "PIQA", "hellaswag": "HellaSwag", "winogrande": "WinoGrande", "arc_easy": "ARC-e",
     "arc_challenge": "ARC-c", "openbookqa": "OBQA",
 }  # fmt: skip
-_PLAIN = ("pruning.ratio", "pruning.method", "model.trust_remote_code", "model.quantised", "device")
+_PLAIN = ("pruning.ratio", "pruning.method", "model.trust_remote_code", "model.quantised")
+_OF_BLOCK = ("model.name", "model.dtype")
 _SIZES = ("pruning.target", "pruning.layers")
 _SHORT = ("corpus", "path", "split", "window", "max_tokens", "bos", "shots", "limit", "chat_template", "batch")
 _COUNTS = ("tokens", "windows", "tokens_sha256", "file_sha256")
@@ -48,9 +49,9 @@ class Names:
         known = self._material.methods.get(group.method)
         return known.title if known is not None else group.method
 
-    def short(self, group: Group) -> str:
-        """Method and what else sets it apart from others of its block, without the size."""
-        return ", ".join([self.method(group), *self._details(group)])
+    def short(self, group: Group, *, in_block: bool = False) -> str:
+        """Method and what else sets it apart, without the size; in_block: without what all rows of a block share."""
+        return ", ".join([self.method(group), *self._details(group, _OF_BLOCK if in_block else ())])
 
     def series(self, group: Group) -> str:
         """The same, with layers and target where they vary: what a line of a figure has in common."""
@@ -93,6 +94,8 @@ class Names:
         words = [say("size", ratio=self.figures.plain_percent(group.ratio), where=where)]
         if len(self._models) > 1:
             words.insert(0, short_model(str(group.settings.get("model.name"))))
+        if "model.dtype" in self._varying.get(group.method, ()):
+            words.append(str(group.settings.get("model.dtype")))
         return ", ".join(words)
 
     def where(self, group: Group) -> str:
@@ -105,8 +108,9 @@ class Names:
             return self.words.say("layers_all")
         return self.words.say("layers_some", first=layers[0], last=layers[1])
 
-    def _details(self, group: Group) -> list[str]:
-        varying = [name for name in self._varying.get(group.method, ()) if name not in (*_PLAIN, *_SIZES)]
+    def _details(self, group: Group, left_out: Sequence[str] = ()) -> list[str]:
+        unsaid = (*_PLAIN, *_SIZES, *left_out)
+        varying = [name for name in self._varying.get(group.method, ()) if name not in unsaid]
         said = [self._setting(name, group.settings.get(name)) for name in varying if name != "recovery"]
         recovery = group.settings.get("recovery")
         pattern = str(group.settings.get("pruning.pattern") or "")
@@ -128,7 +132,7 @@ class Names:
                 return short_model(str(value)) if len(self._models) > 1 else ""
             case "model.revision", str():
                 return say("revision", value=value[:12])
-            case "model.dtype", _:
+            case (("model.dtype" | "device"), _):
                 return str(value)
             case "pruning.parts", [part]:
                 return say(f"only_{part}")
@@ -169,19 +173,21 @@ class Names:
                 differs = len({canonical(each.get(name)) for each in rest}) > 1
                 if name in ("kind", "data", "format") or not differs or own.get(name) is None:
                     continue
-                said.append(file_of(str(own[name])) if name in ("path", "corpus") else setting_words(name, own[name]))
+                said.append(
+                    file_of(str(own[name]))
+                    if name in ("path", "corpus")
+                    else setting_words(name, own[name], self.figures)
+                )
         return ", ".join(said)
 
     # --- qualities
 
     def quality(self, quality: Quality, *, short: bool = False) -> str:
         """What a column, an axis or a sentence calls a quality: with its protocol where there are several."""
-        name = self._plain_quality(quality, short=short)
-        ways = self._protocols.get((quality.task, quality.metric), {})
-        own = ways.get(quality.key, {})
-        more = [self.protocol_word(key, own.get(key)) for key in differing(list(ways.values()), own)]
+        name = self.plain_quality(quality, short=short)
         corpus = quality.task.partition("/")[2]
-        told = [word for word in (corpus if quality.metric == "perplexity" or not short else "", *more) if word]
+        first = corpus if quality.metric == "perplexity" or not short else ""
+        told = [word for word in (first, self.ways(quality)) if word]
         return f"{name} ({', '.join(told)})" if told else name
 
     def in_sentence(self, quality: Quality, *, article: bool = False) -> str:
@@ -193,7 +199,15 @@ class Names:
         common = quality.metric == "perplexity" or quality.is_mean
         return name[0].lower() + name[1:] if common and self.words.language == "en" else name
 
-    def _plain_quality(self, quality: Quality, *, short: bool) -> str:
+    def ways(self, quality: Quality) -> str:
+        """What sets the protocol of a quality apart from others that it was measured by; '' for the only one."""
+        known = self._protocols.get((quality.task, quality.metric), {})
+        own = known.get(quality.key, {})
+        words = [self.protocol_word(key, own.get(key)) for key in differing(list(known.values()), own)]
+        return ", ".join(word for word in words if word)
+
+    def plain_quality(self, quality: Quality, *, short: bool) -> str:
+        """A quality without its protocol and corpus."""
         say, about = self.words.say, quality.task.partition("/")[0]
         if quality.is_mean:
             return say("mean_short" if short else "mean")
@@ -223,7 +237,11 @@ class Names:
             return words.say(f"p_{key}_none") if words.has(f"p_{key}_none") else ""
         if words.has(f"p_{key}"):
             return words.say(f"p_{key}", value=self.figures.integer(value) if isinstance(value, int) else value)
-        return file_of(str(value)) if key in ("corpus", "path", "data") else setting_words(key, str(value)[:12])
+        return (
+            file_of(str(value))
+            if key in ("corpus", "path", "data")
+            else setting_words(key, str(value)[:12], self.figures)
+        )
 
 
 def differing(protocols: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> list[str]:
@@ -250,10 +268,9 @@ def file_of(text: str) -> str:
     return text.rstrip("/").rpartition("/")[2] or text
 
 
-def setting_words(name: str, value: Any) -> str:
+def setting_words(name: str, value: Any, figures: Figures) -> str:
     """`epochs 4`, `full weights`."""
-    shown = f"{value:g}" if isinstance(value, float) else value
-    return name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {shown}"
+    return name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {figures.general(value)}"
 
 
 def _varying(groups: Sequence[Group]) -> dict[str, list[str]]:

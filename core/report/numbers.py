@@ -34,6 +34,12 @@ class Numbers:
         """0.304 → `30.4 %`, with a space that does not break."""
         return f"{self.fixed(100 * share, digits)}\u00a0%" if math.isfinite(share) else NONE
 
+    def general(self, value: object) -> str:
+        """A setting: 0.0001 → `0.0001`, in German `0,0001`; 2.0 → `2`; texts as they are."""
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:g}".translate(_SWAP) if self.language == "de" else f"{value:g}"
+
     def plain_percent(self, share: float) -> str:
         """0.3 → `30 %`, 0.125 → `12.5 %`."""
         return self.percent(share, 0 if abs(100 * share - round(100 * share)) < 1e-9 else 1)

@@ -154,9 +154,9 @@ def _recoveries(sheet: Sheet) -> list[Text]:
         kind, data = str(own.pop("kind")), own.pop("data") or {}
         unused = _DISTILLATION_ONLY if kind == "lora" else _LORA_ONLY if own.get("full_weights") else ()
         said = [f"{file_of(str(data.get('path') or data.get('corpus') or 'passages'))} ({data.get('format')})"]
-        said += [setting_words(name, value) for name, value in data.items()
+        said += [setting_words(name, value, sheet.names.figures) for name, value in data.items()
                  if name not in ("path", "corpus", "format") and value is not None]  # fmt: skip
-        said += [setting_words(name, value) for name, value in own.items()
+        said += [setting_words(name, value, sheet.names.figures) for name, value in own.items()
                  if name not in unused and value is not None and value is not False]  # fmt: skip
         cite = Cite((KNOWN[kind].key,))
         found[canonical([kind, said])] = sheet.words.fill(f"m_{kind}", cite=cite, settings=", ".join(said))
@@ -202,10 +202,11 @@ def _tasks(sheet: Sheet) -> list[Text]:
     found: list[Text] = []
     for shared, members in alike.values():
         shots, limit = shared["shots"] or 0, shared["limit"]
+        harness = str(shared["harness"] or "").removeprefix("lm_eval ")
         names = [TASKS.get(each.task, each.task) for each in members]
         say = sheet.words.say
         parts: dict[str, Inline | Text] = {
-            "harness": say("m_harness", value=shared["harness"]) if shared["harness"] else "",
+            "harness": say("m_harness", value=harness) if harness else "",
             "cite": Cite((KNOWN["harness"].key,)),
             "tasks": sheet.words.listing(names),
             "protocols": ", ".join(dict.fromkeys(ids[each.protocol_key] for each in members)),

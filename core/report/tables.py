@@ -119,7 +119,7 @@ def _seeds(material: Material, run: str) -> tuple[int, int]:
 
 
 def _name(sheet: Sheet, group: Group) -> str:
-    return sheet.names.short(group)
+    return sheet.names.short(group, in_block=group.family not in ("dense", "quantised"))
 
 
 def _cell(sheet: Sheet, group: Group, quality: Quality, bold: bool) -> Cell:
@@ -244,9 +244,12 @@ def speed_qualities(sheet: Sheet) -> list[list[Quality]]:
     for row in sheet.material.points.itertuples():
         counts[str(row.protocol_key)] += 1
     kept = [each for each in found.values() if any(quality.metric in _TIMES for quality in each)]
+    kept.sort(key=lambda each: -counts[each[0].protocol_key])
+    if kept:  # counted from shapes, by a protocol of their own
+        kept[0] += [each for each in sheet.numbers.qualities if each.metric == "macs" and each not in kept[0]][:1]
     for each in kept:
         each.sort(key=lambda quality: SPEED_METRICS.index(quality.metric))
-    return sorted(kept, key=lambda each: -counts[each[0].protocol_key])
+    return kept
 
 
 def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str) -> Table | None:
@@ -256,7 +259,7 @@ def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str
     if not groups:
         return None
     columns = [Column(say("method"), numeric=False), Column(say("removed"), "%")]
-    columns += [Column(sheet.names.quality(each, short=True), sheet.names.unit(each)) for each in chosen]
+    columns += [Column(sheet.names.plain_quality(each, short=True), sheet.names.unit(each)) for each in chosen]
     columns.append(Column(say("on_disk"), "MB"))
     figures = sheet.names.figures
     rows = [
@@ -273,7 +276,7 @@ def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str
         for group in groups
     ]  # fmt: skip
     batch = protocol_of(sheet, chosen[0]).get("batch")
-    words = sheet.names.protocol_word("batch", batch) if batch is not None else ""
+    words = sheet.names.ways(chosen[0]) or sheet.names.protocol_word("batch", batch)
     notes = (say("n_times"), *_notes(sheet, groups, chosen))
     caption = say("c_speed", protocol=words, device=device)
     return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),), notes)

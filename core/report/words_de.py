@@ -224,7 +224,7 @@ GERMAN = {
     "s_not_zero": "enthält die Null nicht",
     "s_holds_one": "enthält die 1",
     "s_not_one": "enthält die 1 nicht",
-    "s_only": "Bei {size} wurde nur {best} gemessen: {quality} {value}.",
+    "s_only": "Bei {size} wurde nur {best} gemessen: {values}.",
     "s_marked": "Von {count} Zeilen sind {worse} in {quality} signifikant schlechter und {better} signifikant "
     "besser als dicht; {rest} sind davon nicht zu unterscheiden.",
     "s_recovered": "{label}: {quality} ging von {before} auf {after} (Gewinn {gain}; 95-%-Intervall {low} bis "

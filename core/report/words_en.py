@@ -218,7 +218,7 @@ ENGLISH = {
     "s_not_zero": "does not contain zero",
     "s_holds_one": "contains 1",
     "s_not_one": "does not contain 1",
-    "s_only": "At {size} only {best} was measured: {quality} {value}.",
+    "s_only": "At {size} only {best} was measured: {values}.",
     "s_marked": "Of {count} rows, {worse} are significantly worse and {better} significantly better than dense in "
     "{quality}; {rest} are not told apart from it.",
     "s_recovered": "{label}: {quality} went from {before} to {after} (gain {gain}; 95 % interval {low} to {high}, "

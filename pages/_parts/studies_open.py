@@ -107,6 +107,8 @@ def _buttons(service: Service, study: Any, preview: Any, status: Any, came: Any)
     if done:
         if st.button("Compare its runs", key="studies_compare", icon=":material/monitoring:"):
             st.switch_page("compare.py", query_params={"runs": done})
+        if st.button("Write report", key="studies_report", icon=":material/article:"):
+            st.switch_page("report.py", query_params={"study": study.id})
         _pack(service, study)
     own = service.studies.is_own(study) and not moving
     word = "Remove import" if came is not None else "Delete study" if own else ""
