@@ -70,7 +70,7 @@ def stage_bars(stages: pd.DataFrame, labels: Mapping[str, str], *, dark: bool = 
                 marker={
                     "color": OKABE_ITO[colour],
                     "line": {"width": 0},
-                    "pattern": {"shape": pattern, "fgcolor": palette(dark).ink, "fgopacity": 0.55, "size": 6},
+                    "pattern": {"shape": pattern, "fgcolor": palette(dark).ink, "size": 6, "fillmode": "overlay"},
                 },
                 customdata=_said(own, totals, word),
                 hovertemplate="%{customdata[1]}<extra></extra>",

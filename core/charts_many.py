@@ -13,17 +13,18 @@ from core.charts_style import figure, palette, safe
 
 MOST_AXES = 9
 _HEIGHT = 480
-_SHORT = 18
-_FIXED = {"ratio": "ratio", "removed": "removed", "parameters": "parameters"}
+_SHORT = 20
 
 
 def many_rows(table: pd.DataFrame, chosen: Sequence[Quality]) -> pd.DataFrame:
-    """One row a run, index: its id. Columns: label, method, kind, ratio, removed, parameters, then each quality's key.
+    """One row a run, index: its id. Columns: label, method (its title), kind, ratio, removed, parameters, then each
+    quality's key.
 
     table: `charts.points`. Dense runs count as ratio 0; a run that lacks a quality has nan there.
     """
     runs = at_order(table.drop_duplicates("run_id")).set_index("run_id")
-    found = runs[["label", "series", "kind", "ratio", "removed", "parameters"]].rename(columns={"series": "method"})
+    found = runs[["label", "kind", "ratio", "removed", "parameters"]].copy()
+    found.insert(1, "method", runs["series"].str.split(", ").str[0])  # without the settings that differ
     for quality in chosen:
         own = table[table["quality"] == quality.key].drop_duplicates("run_id").set_index("run_id")
         found[quality.key] = own["value"].reindex(found.index)
@@ -33,9 +34,9 @@ def many_rows(table: pd.DataFrame, chosen: Sequence[Quality]) -> pd.DataFrame:
 def many_runs(table: pd.DataFrame, chosen: Sequence[Quality], *, dark: bool = False) -> go.Figure:
     """Parallel coordinates: a line a run through method, share removed, parameters and the qualities chosen.
 
-    Coloured by the first quality, Cividis, dark is better. Runs that lack one of the values are left out, which
-    `left_out` says. Axes can be dragged and brushed to pick runs. Qualities of different protocols have axes of their
-    own, whose titles say so.
+    Coloured by the first quality, Cividis: what is better stands out. Runs that lack one of the values are left out,
+    which `left_out` says. Axes can be dragged and brushed to pick runs. Qualities of different protocols have axes of
+    their own, whose titles say so.
     """
     rows = many_rows(table, chosen)
     lacking = left_out(table, chosen)
@@ -57,7 +58,7 @@ def many_runs(table: pd.DataFrame, chosen: Sequence[Quality], *, dark: bool = Fa
     chart.add_trace(
         go.Parcoords(
             dimensions=dimensions,
-            line=_colours(whole, chosen),
+            line=_colours(whole, chosen, dark),
             labelfont={"size": 12, "color": palette(dark).ink},
             tickfont={"size": 11, "color": palette(dark).ink},
             rangefont={"size": 11, "color": palette(dark).muted},
@@ -66,7 +67,7 @@ def many_runs(table: pd.DataFrame, chosen: Sequence[Quality], *, dark: bool = Fa
             customdata=[[str(run_id)] for run_id in whole.index],
         )
     )
-    chart.update_layout(margin={"l": 90, "r": 60, "t": 90, "b": 24})
+    chart.update_layout(margin={"l": 130, "r": 60, "t": 90, "b": 24})
     return chart
 
 
@@ -89,11 +90,12 @@ def _axis(rows: pd.DataFrame, quality: Quality) -> dict[str, Any]:
     }
 
 
-def _colours(rows: pd.DataFrame, chosen: Sequence[Quality]) -> dict[str, Any]:
+def _colours(rows: pd.DataFrame, chosen: Sequence[Quality], dark: bool) -> dict[str, Any]:
+    """The better a run, the further its line stands off the page: dark on light, light on dark."""
     if not chosen or rows.empty:
         return {}
     first = chosen[0]
-    return {"color": rows[first.key].tolist(), "colorscale": "Cividis", "reversescale": not first.lower_is_better}
+    return {"color": rows[first.key].tolist(), "colorscale": "Cividis", "reversescale": first.lower_is_better == dark}
 
 
 def _short(label: object, most: int = _SHORT) -> str:

@@ -18,9 +18,14 @@ Panel = Literal["cut", "mask", "all"]
 HEIGHT = 460
 HOVER_WIDTH = 84
 """Letters in a line of a hover label."""
-BESIDE_DENSE = 0.09
-"""Share of the width: right of the dense mark, which stands at nothing removed."""
+_LEGEND_ROW = 20
+"""Pixels of a line of the legend."""
 MASK_TITLE = "Zeros, not smaller"
+
+
+def height_with(entries: int) -> int:
+    """Height of a chart whose legend has so many entries, so that the legend takes nothing from the axes."""
+    return HEIGHT + _LEGEND_ROW * min(max(entries - 4, 0), 16)
 
 
 def of_panel(rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
@@ -186,16 +191,16 @@ def subtitle(chart: go.Figure, text: str) -> None:
     chart.update_layout(title_text=title)
 
 
-def dense_line(chart: go.Figure, rows: pd.DataFrame, quality: Quality, dark: bool, x: float) -> None:
+def dense_line(chart: go.Figure, rows: pd.DataFrame, quality: Quality, dark: bool) -> None:
     """A line at the value of each dense model, and of a pinned baseline that is none, labelled with it."""
     pinned = (rows["kind"] != "dense") & rows["run_id"].isin(set(rows["baseline"].dropna()))
     for _, row in rows[(rows["kind"] == "dense") | pinned].drop_duplicates("value").iterrows():
         dense = row["kind"] == "dense"
         text = f"{'dense' if dense else row['label']} {measured(row['value'], row['stderr'], quality)}"
-        horizontal(chart, float(row["value"]), text, palette(dark).muted, "dash" if dense else "dashdot", x)
+        horizontal(chart, float(row["value"]), text, palette(dark).muted, "dash" if dense else "dashdot")
 
 
-def horizontal(chart: go.Figure, y: float, text: str, colour: str, dash: str, x: float = 1) -> None:
+def horizontal(chart: go.Figure, y: float, text: str, colour: str, dash: str) -> None:
     logarithmic = chart.layout.yaxis.type == "log"
     chart.add_shape(
         type="line",
@@ -210,8 +215,8 @@ def horizontal(chart: go.Figure, y: float, text: str, colour: str, dash: str, x:
     chart.add_annotation(
         text=safe(text),
         xref="paper",
-        x=x,
-        xanchor="right" if x == 1 else "left",
+        x=1,
+        xanchor="right",
         y=math.log10(y) if logarithmic else y,
         yanchor="bottom",
         showarrow=False,

@@ -9,14 +9,13 @@ import plotly.graph_objects as go
 
 from core.charts_frames import Quality, at
 from core.charts_marks import (
-    BESIDE_DENSE,
-    HEIGHT,
     MASK_TITLE,
     Panel,
     alt_words,
     by_series,
     dense_line,
     dense_marks,
+    height_with,
     of_panel,
     run_marks,
     size_axis,
@@ -58,12 +57,12 @@ def ratio_curve(
     x_title = f"share of the whole model {verb}" if x == "removed" else "ratio asked for in the selected layers"
     words = alt_words(f"{heading}: {quality.label} by {x_title}, one line per method", rows)
     means = ratio_rows(rows, quality, x=x)
-    chart = figure(heading, f"{words}{_band_words(means)}", dark=dark, height=HEIGHT)
+    chart = figure(heading, f"{words}{_band_words(means)}", dark=dark, height=height_with(rows["series"].nunique()))
     size_axis(chart, x_title, rows[x], "removed")
     value_axis(chart, quality, values_with_before(at(table, quality)))
     if (means["runs"] > 1).any():
         subtitle(chart, "bands: from the lowest to the highest seed")
-    dense_line(chart, rows, quality, dark, x=BESIDE_DENSE)
+    dense_line(chart, rows, quality, dark)
     for variant, (name, group) in by_series(rows[rows["kind"] != "dense"]):
         own = means[means["series"] == name].sort_values("x")
         if (own["runs"] > 1).any():

@@ -12,14 +12,13 @@ import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at, at_order, qualities
 from core.charts_marks import (
-    BESIDE_DENSE,
-    HEIGHT,
     MASK_TITLE,
     Panel,
     alt_words,
     by_series,
     dense_line,
     dense_marks,
+    height_with,
     of_panel,
     run_marks,
     size_axis,
@@ -144,12 +143,17 @@ def tradeoff(
     shown = rows if dominated else rows[rows["front"] | rows["kind"].isin(_REFERENCES)]
     words = alt_words(f"{heading}: {quality.label} against {x_title}", shown)
     best = ", ".join(map(str, rows.loc[rows["front"], "label"].head(12)))
-    chart = figure(heading, f"{words} On the Pareto front: {best or 'none'}.", dark=dark, height=HEIGHT)
+    chart = figure(
+        heading,
+        f"{words} On the Pareto front: {best or 'none'}.",
+        dark=dark,
+        height=height_with(shown["series"].nunique()),
+    )
     _cost_axis(chart, x_title, shown["x"], cost)
     value_axis(chart, quality, values_with_before(at(table, quality)))
     if panel == "all" and rows["kind"].eq("mask").any():
         subtitle(chart, "masks keep their bytes; zeros alone make nothing faster")
-    dense_line(chart, shown, quality, dark, x=BESIDE_DENSE if cost.key == "removed" else 0)
+    dense_line(chart, shown, quality, dark)
     if front and int(rows["front"].sum()) > 1:
         chart.add_trace(_stair(rows[rows["front"]], cost, dark))
     for variant, (name, group) in by_series(shown[shown["kind"] != "dense"]):

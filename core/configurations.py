@@ -74,7 +74,7 @@ def _leaves(value: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
 
 
 def _words(value: Any) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core.service import Service, Wanted
 from pages._parts import compare_columns, theme
@@ -46,20 +47,22 @@ def choose(service: Service) -> list[str]:
         shown, sort, descending = _looks(service)
     measures = [column.measure for column in [*shown, sort] if column.measure is not None]
     total = service.compare.count(wanted)
-    everything = _matching(service)
+    line = st.container(horizontal=True, vertical_alignment="center", key="compare_told", gap="medium")
+    with line:
+        everything = _matching(service)
     offset = _page(total)
     found = service.compare.find(
         wanted, sort=sort.sort, descending=descending, limit=PAGE, offset=offset, measures=list(dict.fromkeys(measures))
     )
     ids = found["id"].astype(str).tolist()
     chosen = service.compare.ids(wanted) if everything else chosen_ids(service, wanted)
-    _told(service, total, chosen, ids, everything=everything)
+    _told(line, service, total, chosen, ids, everything=everything)
     if not ids:
         st.html('<p class="esp-fact">No run meets these conditions.</p>')
         return chosen
     rows = compare_columns.table(found, shown, titles)
     config = {column.key: column.config for column in shown}
-    height: Literal["content"] | int = "content" if len(ids) <= 6 else 250
+    height: Literal["content"] | int = "content" if len(ids) <= 6 else 215
     alt = "Runs that meet the conditions. Tick those to compare."
     if everything:
         st.dataframe(rows, key="compare_all_runs", hide_index=True, height=height, column_config=config, alt=alt)
@@ -179,10 +182,12 @@ def chosen_ids(service: Service, wanted: Wanted) -> list[str]:
     return service.compare.known(named[: service.compare.most])
 
 
-def _told(service: Service, total: int, chosen: Sequence[str], ids: Sequence[str], *, everything: bool) -> None:
+def _told(
+    line: DeltaGenerator, service: Service, total: int, chosen: Sequence[str], ids: Sequence[str], *, everything: bool
+) -> None:
     """How many runs there are, how many are ticked, and buttons that tick many at once."""
     most = service.compare.most
-    with st.container(horizontal=True, vertical_alignment="center", key="compare_told", gap="small"):
+    with line:
         all_runs = service.compare.offered().runs
         words = f"{total:,} of {all_runs:,} runs" if total != all_runs else f"{total:,} runs"
         hidden = len(set(chosen) - set(ids))

@@ -28,8 +28,8 @@ def show(shown: Shown) -> None:
     rows = charts.many_rows(shown.table, chosen).rename(columns={quality.key: quality.label for quality in chosen})
     chart_box.show(chart, "many runs", "compare_plot_many", rows.reset_index(names="id"))
     st.html(
-        f'<p class="esp-fact">A line a run; coloured by {theme.html(chosen[0].label)}, dark is better. Better is up on '
-        "measured axes. Drag along an axis to pick runs, and its name to move it.</p>"
+        f'<p class="esp-fact">A line a run; coloured by {theme.html(chosen[0].label)}: the better, the stronger. '
+        "Better is up on measured axes. Drag along an axis to pick runs, and its name to move it.</p>"
     )
     absent = charts.left_out(shown.table, chosen)
     if absent:

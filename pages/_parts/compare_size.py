@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core import charts
 from pages._parts import chart_box, theme
@@ -83,7 +84,7 @@ def by_ratio(shown: Shown) -> None:
     _said(shown, quality, "")
 
 
-def _places(panels: Sequence[charts.Panel]) -> list[st.delta_generator.DeltaGenerator]:
+def _places(panels: Sequence[charts.Panel]) -> list[DeltaGenerator]:
     """Real cuts and masks side by side, never on one axis; on a phone, one above the other."""
     return st.columns([1.6, 1]) if len(panels) == 2 else [st.container()]
 
