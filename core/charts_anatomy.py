@@ -107,7 +107,7 @@ def espalier_map(found: RunAnatomy, *, dark: bool = False) -> go.Figure:
     widest = float(len(MLP)) if found.matrices else max(whole.values(), default=1.0) or 1.0
 
     def cell(row: Mapping[str, Any]) -> tuple[float, float]:
-        return float(row["unit"]) + 0.06, 0.88
+        return most - 1 - float(row["unit"]) + 0.06, 0.88  # read from left to right, the last beside the trunk
 
     def bar(row: Mapping[str, Any]) -> tuple[float, float]:
         if found.matrices:
@@ -132,7 +132,7 @@ def _axes(chart: go.Figure, middle: float, most: float, widest: float, *, masks:
             **plain,
             "domain": [0, middle - 0.035],
             "range": [most, 0],
-            "title": {"text": "o · v · k · q" if masks else "heads"},
+            "title": {"text": "q · k · v · o" if masks else "heads"},
         },
         xaxis2={
             **plain,
@@ -220,7 +220,7 @@ def _stubs(chart: go.Figure, gone: pd.DataFrame, widths: Mapping[str, float], c:
 def _trunk(chart: go.Figure, found: RunAnatomy, middle: float, muted: str, c: Mapping[str, str]) -> None:
     """The residual stream with the layers' numbers; narrower, inside its old outline, where channels of it went."""
     before, after = (float(found.pruned.get(f"hidden_{when}") or 1) for when in ("before", "after"))
-    half = 0.022
+    half = 0.016
     frame = {"type": "rect", "xref": "paper", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     inner = half * min(after / before, 1.0)
     chart.add_shape(**frame, x0=middle - inner, x1=middle + inner, fillcolor=c["trunk"], line={"width": 0})

@@ -123,7 +123,7 @@ def _histogram(chart: go.Figure, edges: Any, stays: Any, gone: Any, dark: bool, 
         chart.add_trace(
             go.Bar(
                 x=middle,
-                y=counts,
+                y=[int(count) or None for count in counts],  # an empty hollow bar would be a line
                 width=np.diff(edges) * 0.94,
                 name=name,
                 marker=style,
