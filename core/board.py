@@ -1,8 +1,8 @@
 """Runs as pages list and open them: what the store holds, joined with what the files of live runs say this moment."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ LOG_LINES = 200
 
 @dataclass(frozen=True)
 class Line:
-    """The queue: ids of what waits, in order, and whether it is paused."""
+    """The queue: ids of what waits, in order, whether it is paused, and why a run waits although its turn has come."""
 
     waiting: tuple[str, ...] = ()
     paused: bool = False
+    waits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, home: Path) -> "Line":
@@ -39,7 +40,8 @@ class Line:
         try:
             content = json.loads((home / "queue.json").read_bytes())
             order = [run_id for run_id in content.get("order", ()) if isinstance(run_id, str) and is_run_id(run_id)]
-            return cls(tuple(order), content.get("paused") is True)
+            waits = {run_id: why for run_id, why in content.get("waits", {}).items() if isinstance(why, str)}
+            return cls(tuple(order), content.get("paused") is True, waits)
         except (OSError, ValueError, AttributeError, TypeError):
             return cls()
 

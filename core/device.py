@@ -6,6 +6,7 @@ GPUs are found through NVML, host memory through psutil, so that a page can show
 import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
@@ -14,6 +15,13 @@ from core.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where the two kinds of Linux control groups say what a container may hold and holds; files' pages go."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,38 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _visible(count: int) -> list[int]:
-    """NVML's indices in the order CUDA counts them, as CUDA_VISIBLE_DEVICES (numbers only) says."""
+def _wanted() -> list[str] | None:
+    """The entries of CUDA_VISIBLE_DEVICES; None where it is not set."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None or not all(part.strip().isdigit() for part in wanted.split(",") if part.strip()):
+    return None if wanted is None else [part.strip() for part in wanted.split(",") if part.strip()]
+
+
+def _visible(count: int) -> list[int]:
+    """NVML's indices in the order CUDA counts them, as CUDA_VISIBLE_DEVICES says: numbers, or GPUs' UUIDs."""
+    wanted = _wanted()
+    if wanted is None:
         return list(range(count))
-    return [int(part) for part in wanted.split(",") if part.strip() and int(part) < count]
+    nvml, named = _nvml(), not all(part.isdigit() for part in wanted)
+    uuids = [_uuid(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)] if named else []
+    found = []
+    for part in wanted:
+        index = int(part) if part.isdigit() else next((i for i, uuid in enumerate(uuids) if uuid.startswith(part)), -1)
+        if not 0 <= index < count:  # CUDA sees none from here on
+            break
+        found.append(index)
+    return found
+
+
+def _uuid(nvml: Any, handle: Any) -> str:
+    uuid = nvml.nvmlDeviceGetUUID(handle)
+    return str(uuid.decode() if isinstance(uuid, bytes) else uuid)
+
+
+def visible_name(device: str) -> str:
+    """What CUDA_VISIBLE_DEVICES must say for a child that is to see only this device (`cuda:1`) of ours."""
+    index = int(device.partition(":")[2] or 0)
+    wanted = _wanted()
+    return str(index) if wanted is None else wanted[index]
 
 
 def gpus() -> list[DeviceInfo]:
@@ -79,9 +113,24 @@ def _cpu_name() -> str:
 
 
 def cpu() -> DeviceInfo:
-    """The host's processor and memory."""
+    """The host's processor and memory; of a container, as much as it may take."""
     memory = psutil.virtual_memory()
-    return DeviceInfo("cpu", 0, _cpu_name(), memory.total, memory.available)
+    total, free = int(memory.total), int(memory.available)
+    if (limit := _limit()) is not None and limit[0] < total:
+        total, free = limit[0], min(free, max(limit[0] - limit[1], 0))
+    return DeviceInfo("cpu", 0, _cpu_name(), total, free)
+
+
+def _limit() -> tuple[int, int] | None:
+    """Bytes that this container may hold, and those it holds and cannot give up; None where there is no limit."""
+    for folder, most, now, files in _CGROUPS:
+        try:
+            limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in (most, now))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            return int(limit), int(used) - int(stat.get(files, 0))
+        except (OSError, ValueError):  # not this kind of system, or `max`
+            continue
+    return None
 
 
 def devices() -> list[DeviceInfo]:
@@ -126,9 +175,7 @@ def identity(device: str) -> str:
     found = nvml_handle(device)
     if found is None:
         return device.replace(":", "-")
-    nvml, handle = found
-    uuid = nvml.nvmlDeviceGetUUID(handle)
-    return str(uuid.decode() if isinstance(uuid, bytes) else uuid)
+    return _uuid(*found)
 
 
 def resolve_dtype(wanted: str, device: str) -> str:

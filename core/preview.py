@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from core import estimate, roots
 from core.checks import check
@@ -11,6 +12,7 @@ from core.data.corpora import check_corpus, leakage, training_leakage
 from core.data.tasks import check_tasks
 from core.device import info, resolve_device, resolve_dtype
 from core.errors import EspalierError, ExperimentError, InputError, Problem
+from core.estimate_needs import needs
 from core.evaluation.chance import certainty
 from core.experiment import Experiment, Pruning, Resolved, experiment_hash
 from core.models import llamacpp
@@ -46,9 +48,10 @@ class Setting:
             Resolved(self.source.fingerprint, self.dtype, self.device.partition(":")[0], self.architecture.n_layers),
         )
 
-    def resolved(self) -> dict[str, str]:
-        """As it stands in a run's state.json."""
-        return {"model": self.source.fingerprint, "device": self.device, "dtype": self.dtype}
+    def resolved(self) -> dict[str, Any]:
+        """As it stands in a run's state.json; `needs` in bytes, for the queue to know where there is room."""
+        takes = needs(work_of(self, planned(self)))
+        return {"model": self.source.fingerprint, "device": self.device, "dtype": self.dtype, "needs": takes}
 
 
 def settle(experiment: Experiment) -> Setting:

@@ -34,7 +34,7 @@ def _show(_options: argparse.Namespace) -> int:
 
     service = Service(supervisor=False)
     try:
-        runs, line = service.run_list(), service.status_line()
+        runs, line, waits = service.run_list(), service.status_line(), service.waits()
         after = service.after_queue.view()
     finally:
         service.close()
@@ -44,6 +44,8 @@ def _show(_options: argparse.Namespace) -> int:
     for row in waiting.to_dict("records"):
         place = row["position"]
         print(f"{'–' if place is None or place != place else int(place):>4}  {row['id']}  {row['name']}")
+        if row["id"] in waits:
+            print(f"      {waits[row['id']]}")
     print("Nothing waits." if waiting.empty else f"{len(waiting)} waiting{', paused' if line.paused else ''}.")
     if after.on:
         print(f"When the queue is empty, this runs once: {after.command}")

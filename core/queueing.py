@@ -30,6 +30,9 @@ class QueueOfRuns:
     def _sync(self) -> None:
         raise NotImplementedError
 
+    def _line(self) -> board.Line:
+        raise NotImplementedError
+
     def submit(self, experiments: list[Experiment], with_baseline: bool = False) -> list[str]:
         """Queue these runs, in this order; returns their ids. InputError, and nothing queued, if one cannot work.
 
@@ -95,6 +98,14 @@ class QueueOfRuns:
     def move(self, run_id: str, by: int) -> None:
         """Move a waiting run by that many places; negative is towards the head."""
         self._owner().move(run_id, by)
+
+    def waits(self) -> Mapping[str, str]:
+        """Why runs wait although their turn has come, by id: for memory, for the disk."""
+        return self._line().waits
+
+    def start_anyway(self, run_id: str) -> None:
+        """Let a run that waits for memory or disk start when its turn comes."""
+        self._owner().start_anyway(run_id)
 
     def pause(self, paused: bool = True) -> None:
         """Start no more runs (what runs goes on), or start them again."""

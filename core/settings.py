@@ -6,12 +6,15 @@
 | ESPALIER_CACHE | converted models, corpora, scores | ~/.cache/espalier |
 | ESPALIER_STREAM | 1: prune a layer at a time from and to disk, whatever memory there is | not set |
 | ESPALIER_PRICE_PER_HOUR | what an hour of this machine costs, in any currency: studies say what they cost | not set |
+| ESPALIER_RUNS_PER_GPU | how many runs a GPU takes at once, while its memory suffices | 1 |
+| ESPALIER_CPU_RUNS | how many runs the CPU takes at once, while its memory suffices | one for every 8 cores |
 | ESPALIER_TOKEN | who gives it may use the app; needed, or a login, to listen beyond 127.0.0.1 | not set |
 | ESPALIER_USERS | who may use the app after Streamlit's login: `ann@x.org, @y.org`; `*` is everybody | not set |
 | ESPALIER_HOSTS | names that the app is reached under, besides this machine's: `prune.x.org` | not set |
 | ESPALIER_ROOTS | folders pages may read models and texts from, `:` between them; `/` is everywhere | core/roots.py |
 | ESPALIER_RAY_ADDRESS | dashboard of a Ray cluster that runs go to: `http://head:8265` (docs/cluster.md) | not set |
 | ESPALIER_RAY_CPUS | processor cores that a run asks of the cluster; it gets as many threads | 1 |
+| ESPALIER_PLACE | set for a worker by the queue: the device that it was given | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -103,3 +106,19 @@ def ray_cpus() -> float:
     except ValueError:
         return 1.0
     return cpus if 0 < cpus < 10_000 else 1.0
+
+
+def runs_per_gpu() -> int:
+    """How many runs may work on one GPU side by side."""
+    return _number("ESPALIER_RUNS_PER_GPU") or 1
+
+
+def cpu_runs() -> int | None:
+    """How many runs may work on the CPU side by side; None: as its cores suggest."""
+    return _number("ESPALIER_CPU_RUNS")
+
+
+def _number(variable: str) -> int | None:
+    """A small positive number; None where none is set, or what is set is none."""
+    value = os.environ.get(variable, "").strip()
+    return int(value) if value.isdigit() and 0 < int(value) <= 64 else None

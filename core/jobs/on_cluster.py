@@ -153,7 +153,7 @@ class OnCluster:
         raise NotImplementedError
 
     def _end_waiting(
-        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = ""
+        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = "", cause: str = ""
     ) -> None:
         raise NotImplementedError
 

@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 
 from core import settings
+from core.device import visible_name
+from core.jobs import places
 from core.jobs.rundir import RunDirectory
 
 DISK_FULL = 75
@@ -18,13 +20,21 @@ DISK_FULL = 75
 _SAME_PROCESS_S = 1.0  # the clock of process creation has a resolution of 10 ms and may be shifted by NTP a little
 
 
-def start_worker(directory: RunDirectory, home: Path) -> "subprocess.Popen[bytes]":
+def start_worker(
+    directory: RunDirectory, home: Path, device: str = "", chosen: bool = False
+) -> "subprocess.Popen[bytes]":
     """Start the worker of a run in a session of its own; its output goes to log.txt.
 
+    `device` is where it will work, and `chosen` says that we chose it, not the experiment: then it sees that GPU alone.
     Never a pipe: a worker whose pipe nobody empties would freeze when the app goes.
     """
     command = [sys.executable, "-m", "core.jobs.worker", str(directory.path)]
     environment = settings.child_environment() | {"ESPALIER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    environment |= {"ESPALIER_PLACE": device} if device else {}
+    if device.startswith("cuda") and chosen:
+        environment |= {"CUDA_VISIBLE_DEVICES": visible_name(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    elif device == "cpu" and (at_once := places.cpu_runs(settings.cpu_runs())) > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, places.cores() // at_once)))
     with directory.log_file.open("ab") as log:
         return subprocess.Popen(
             command,

@@ -1,7 +1,7 @@
 """queue.json: what waits, in which order, and what is being cancelled. Only the supervisor writes it.
 
-`{"v": 1, "paused": false, "order": [ids], "cancelling": [ids]}`. Losing it loses nothing but the order: each run's own
-files say that it waits.
+`{"v": 1, "paused": false, "order": [ids], "cancelling": [ids], "waits": {id: why}}`. Losing it loses
+nothing but the order: each run's own files say that it waits.
 """
 
 import json
@@ -17,12 +17,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Queue:
-    """The queue in memory. `cancelling` are runs whose worker was asked to stop and has not ended yet."""
+    """The queue in memory. `cancelling` are runs whose worker was asked to stop and has not ended yet.
+
+    `waits` says why a run waits although its turn has come: for memory, for the disk.
+    """
 
     path: Path
     paused: bool = False
     order: list[str] = field(default_factory=list)
     cancelling: list[str] = field(default_factory=list)
+    waits: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Queue":
@@ -44,7 +48,13 @@ class Queue:
 
     def write(self) -> None:
         """Write the file, atomically."""
-        content = {"v": 1, "paused": self.paused, "order": self.order, "cancelling": self.cancelling}
+        content = {
+            "v": 1,
+            "paused": self.paused,
+            "order": self.order,
+            "cancelling": self.cancelling,
+            "waits": self.waits,
+        }
         write_atomic(self.path, to_json(content))
 
     def add(self, run_id: str, *, first: bool = False) -> None:
@@ -57,6 +67,7 @@ class Queue:
         waited = run_id in self.order
         self.order = [other for other in self.order if other != run_id]
         self.cancelling = [other for other in self.cancelling if other != run_id]
+        self.waits.pop(run_id, None)
         return waited
 
     def move(self, run_id: str, by: int) -> None:

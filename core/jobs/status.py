@@ -52,7 +52,8 @@ def finite(value: Any) -> Any:
 class RunStatus:
     """One look at a run. Times are ISO-8601 UTC; `done` and `total` count `unit`s; `eta_s` seconds; `memory` bytes.
 
-    `cause` is why it failed in one word (core/jobs/failures.py), '' where there is none.
+    `place` is the device that its worker was given, `cause` why it failed in one word
+    (core/jobs/failures.py); both '' where there is none.
     """
 
     id: str
@@ -72,6 +73,7 @@ class RunStatus:
     finished: str | None = None
     pid: int | None = None
     pid_created: float | None = None
+    place: str = ""
     updated: str | None = None
     hash: str | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -161,6 +163,7 @@ class EventFold:
         if state is State.RUNNING:
             changes |= {"started": self.status.started or event.get("time"), "finished": None}
             changes |= {"pid": event.get("pid"), "pid_created": event.get("pid_created")}
+            changes["place"] = str(event.get("place") or "")
             changes |= {
                 "stage": None,
                 "task": None,

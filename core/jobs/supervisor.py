@@ -7,11 +7,12 @@ that the next supervisor goes on where this one was killed.
 
 import logging
 import shutil
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from core.jobs.on_cluster import OnCluster, Placed
 from core.jobs.queue import Queue
 from core.jobs.rundir import RunDirectory, is_run_id, list_runs
 from core.jobs.stages import is_reusable
+from core.jobs.starting import Starting
 from core.jobs.states import State
 from core.jobs.status import RunStatus
 
@@ -55,18 +57,20 @@ class _Active:
     held: freeing.Held | None = None
     forced: bool = False
     placed: Placed | None = None
+    memory_kills: int = field(default_factory=processes.out_of_memory_kills)
 
 
 @dataclass(frozen=True)
 class QueueView:
-    """What the queue looks like now."""
+    """What the queue looks like now. `waits`: why a run waits although its turn has come."""
 
     paused: bool
     waiting: tuple[str, ...]
     running: tuple[str, ...]
+    waits: Mapping[str, str] = field(default_factory=dict)
 
 
-class Supervisor(OnCluster):
+class Supervisor(Starting, OnCluster):
     """The one that starts and watches the workers of a store.
 
     `on_change(run_id)` is called after a run's state changed, outside of every lock, from the supervisor's thread or
@@ -83,7 +87,9 @@ class Supervisor(OnCluster):
         self.clusters = Clusters(self.home)
         self._queue = Queue(self.home / "queue.json")
         self._active: dict[str, _Active] = {}
-        self._devices: dict[str, str] = {}
+        self._needs = {}
+        self._anyway = set()
+        self._said_at = 0.0
         self._seen: set[str] = set()
         self._changed: list[str] = []
         self._next_scan = 0.0
@@ -183,6 +189,15 @@ class Supervisor(OnCluster):
             self._queue.move(run_id, by)
             self._queue.write()
 
+    def start_anyway(self, run_id: str) -> None:
+        """Let a waiting run start when its turn comes, however little memory or disk is free. QueueError otherwise."""
+        with self._lock:
+            self._require_life()
+            if run_id not in self._queue.order:
+                raise QueueError(f"Run {run_id} is not waiting.", "Only waiting runs can be started.")
+            self._anyway.add(run_id)
+        self._wake.set()
+
     def delete(self, run_id: str) -> None:
         """Remove a run with its files. QueueError while its worker lives."""
         directory = RunDirectory.of(self.runs, run_id)
@@ -202,12 +217,12 @@ class Supervisor(OnCluster):
     def view(self) -> QueueView:
         """The queue now."""
         with self._lock:
-            return QueueView(self._queue.paused, tuple(self._queue.order), tuple(self._active))
+            return QueueView(self._queue.paused, tuple(self._queue.order), tuple(self._active), dict(self._queue.waits))
 
     def _set_paused(self, paused: bool) -> None:
         with self._lock:
             self._require_life()
-            self._queue.paused = paused
+            self._queue.paused, self._queue.waits = paused, {}
             self._queue.write()
         self._wake.set()
 
@@ -231,14 +246,20 @@ class Supervisor(OnCluster):
             self._wake.clear()
 
     def _step(self) -> None:
+        troubles = []
         for active in list(self._active.values()):
-            self._watch_one(active)
+            try:
+                self._watch_one(active)
+            except (OSError, EspalierError) as error:  # a folder that cannot be written to: the others go on
+                troubles.append(error)
         if time.monotonic() >= self._next_scan:
             self._next_scan = time.monotonic() + SCAN_EVERY_S
             self._notice_foreign()
         if not self._queue.paused:
             self._start_somewhere()
         self.after.look(busy=bool(self._active or self._queue.order))
+        if troubles:
+            raise troubles[0]
 
     def _tell(self) -> None:
         with self._lock:
@@ -269,77 +290,59 @@ class Supervisor(OnCluster):
                 active.forced = True
             active.kill_at = time.monotonic() + 1.0
 
-    def _start_next(self) -> None:
-        busy = {active.device for active in self._active.values()}
-        for run_id in list(self._queue.order):
-            directory = RunDirectory.of(self.runs, run_id)
-            if not directory.exists():  # deleted by hand
-                self._queue.remove(run_id)
-                continue
-            device = self._device_of(directory)
-            if device is None or device in busy:
-                continue
-            status = directory.recorded()
-            if status.state.finished:  # cancelled from the command line
-                self._queue.remove(run_id)
-                self._queue.write()
-                self._changed.append(run_id)
-                continue
-            attempt = status.attempt
-            self._active[run_id] = _Active(directory, device, attempt, processes.start_worker(directory, self.home))
-            self._queue.remove(run_id)
-            self._queue.write()
-            busy.add(device)
-            self._changed.append(run_id)
-
-    def _device_of(self, directory: RunDirectory) -> str | None:
-        """The device that a waiting run will work on; None, and the run fails, if there is no such device."""
-        run_id = directory.id
-        if run_id not in self._devices:
-            try:
-                self._devices[run_id] = resolve_device(directory.experiment().device)
-            except EspalierError as error:
-                self._end_waiting(directory, directory.status(), State.FAILED, error.message, error.advice)
-                return None
-        return self._devices[run_id]
-
     # --- ends
 
     def _settle(self, active: _Active, code: int | None, why: tuple[str, str] | None = None) -> None:
-        """The worker is gone: finished runs are left as they are, the others are cancelled, queued again or failed."""
+        """The worker is gone: finished runs are left as they are, the others are cancelled, queued again or failed.
+
+        May be called again where a file could not be written: the run stays active until all of it is done.
+        """
         directory, run_id = active.directory, active.directory.id
-        del self._active[run_id]
-        cancelled = run_id in self._queue.cancelling
-        waited = self._queue.remove(run_id)
+        cancelled, again = run_id in self._queue.cancelling, False
         if active.held is not None:
             freeing.settle(directory, active.held, forced=active.forced)
+            active.held = None
         status = directory.status()
         if not status.state.finished:
             attempt = max(status.attempt, active.attempt)
             if cancelled:
                 directory.write_state(State.CANCELLED, attempt=attempt, reason="Cancelled.")
+            elif status.state is State.WAITING and status.attempt > active.attempt:
+                again = True  # it was brought back already, but the queue's file could not be written
             else:
-                self._bring_back(directory, attempt, *(why or processes.describe_end(code)))
-        if cancelled or waited:
+                again = self._bring_back(
+                    active, attempt, why or self._end_of(active, code), processes.cause_of_end(code)
+                )
+        waited = self._queue.remove(run_id)
+        if again:
+            self._queue.add(run_id, first=True)
+        if cancelled or waited or again:
             self._queue.write()
+        del self._active[run_id]
         self._changed.append(run_id)
 
-    def _bring_back(self, directory: RunDirectory, attempt: int, reason: str, advice: str) -> None:
-        """Queue a run again at the head, to go on from its finished stages; fail it after three starts in vain."""
+    def _bring_back(self, active: _Active, attempt: int, why: tuple[str, str], cause: str) -> bool:
+        """Let a run wait again, to go on from its finished stages; False: it failed, after three starts in vain."""
+        directory, (reason, advice) = active.directory, why
         if directory.recorded().state is not State.INTERRUPTED:
-            directory.write_state(State.INTERRUPTED, attempt=attempt, reason=reason, advice=advice)
+            directory.write_state(State.INTERRUPTED, attempt=attempt, reason=reason, advice=advice, cause=cause)
         if attempt - _last_useful_attempt(directory) >= MAX_ATTEMPTS:
             reason = f"{reason} It was started {MAX_ATTEMPTS} times in a row without getting further."
-            directory.write_state(State.FAILED, attempt=attempt, reason=reason, advice=advice)
-            return
+            directory.write_state(State.FAILED, attempt=attempt, reason=reason, advice=advice, cause=cause)
+            return False
         directory.write_state(State.WAITING, attempt=attempt + 1, reason=reason)
-        self._queue.add(directory.id, first=True)
-        self._queue.write()
+        return True
+
+    def _end_of(self, active: _Active, code: int | None) -> tuple[str, str]:
+        """Reason and advice for a worker that ended without a result."""
+        if code == -signal.SIGKILL and processes.out_of_memory_kills() > active.memory_kills:
+            return processes.ended_for_memory(active.directory.recorded().memory.get("rss_bytes", 0))
+        return processes.describe_end(code)
 
     def _end_waiting(
-        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = ""
+        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = "", cause: str = ""
     ) -> None:
-        directory.write_state(state, attempt=status.attempt, reason=why, advice=advice)
+        directory.write_state(state, attempt=status.attempt, reason=why, advice=advice, cause=cause)
         self._queue.remove(directory.id)
         self._queue.write()
         self._changed.append(directory.id)
@@ -392,7 +395,7 @@ class Supervisor(OnCluster):
 
     def _adopt(self, directory: RunDirectory, status: RunStatus, placed: Placed | None = None) -> None:
         try:
-            device = resolve_device(directory.experiment().device)
+            device = status.place or resolve_device(directory.experiment().device)
         except EspalierError:
             device = "cpu"
         active = self._active[directory.id] = _Active(directory, device, status.attempt, placed=placed)

@@ -47,7 +47,8 @@ def work(directory: RunDirectory, listener: Listener | None = None) -> int:
     attempt = _next_attempt(directory)
     with EventWriter(directory.events_file, attempt=attempt, listener=listener) as events:
         stop.install(lambda: _end_now(events))
-        events.state(State.RUNNING, **identity())
+        place = os.environ.get("ESPALIER_PLACE", "")
+        events.state(State.RUNNING, **identity(), **({"place": place} if place else {}))
         events.start_heartbeat()
         sweep(directory.path)
         sweep(directory.stages_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -104,9 +105,10 @@ def _queue(service: Service, queued: pd.DataFrame, titles: dict[str, str]) -> No
         icon = f":material/{sign}:"
         st.button(word, key="runs_pause", icon=icon, type="tertiary", on_click=act, args=(service.pause, not paused))
     everything = st.session_state.get("runs_queue_all", False)
-    rows = say.records(queued)
+    rows, waits = say.records(queued), service.waits()
     for index, row in enumerate(rows if everything else rows[:QUEUE_SHOWN]):
         _queue_row(service, row, index, len(rows), titles)
+        waits_for(service, str(row["id"]), waits)
     if len(rows) > QUEUE_SHOWN:
         st.toggle(f"Show all {len(rows)} waiting runs", key="runs_queue_all")
 
@@ -133,6 +135,23 @@ def _queue_row(service: Service, row: dict[str, Any], index: int, total: int, ti
             )
         st.button("Open", key=f"runs_open_{run_id}", type="tertiary", on_click=open_run, args=(run_id,))
         st.button("Cancel", key=f"runs_cancel_{run_id}", type="tertiary", on_click=act, args=(service.cancel, run_id))
+
+
+def waits_for(service: Service, run_id: str, waits: Mapping[str, str]) -> None:
+    """Why a run waits although its turn has come, and the button that starts it all the same."""
+    if run_id not in waits:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key=f"runs_waits_{run_id}"):
+        st.html(f'<p class="esp-fact">Waits for room. {theme.html(waits[run_id])}</p>')
+        st.button(
+            "Start anyway",
+            key=f"runs_anyway_{run_id}",
+            type="tertiary",
+            help="It may run out of memory or disk",
+            disabled=service.read_only,
+            on_click=act,
+            args=(service.start_anyway, run_id),
+        )
 
 
 def _after(service: Service) -> None:

@@ -11,7 +11,7 @@ from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_bran
 from core.service import RunDetail, Service, get_service
 from pages._parts import runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, theme
 from pages._parts import runs_text as say
-from pages._parts.runs_board import EVERY_S, act
+from pages._parts.runs_board import EVERY_S, act, waits_for
 
 LOG_LINES = 200
 
@@ -183,7 +183,10 @@ def _live() -> None:
     choice = st.session_state.get("runs_open_choice") or {}
     row |= {name: choice.get(name) for name in ("recovery", "kind")}
     if str(status.state) in say.QUEUED:
-        st.html('<p class="esp-left">Waiting for its turn.</p>')
+        waits = service.waits()
+        if run_id not in waits:
+            st.html('<p class="esp-left">Waiting for its turn.</p>')
+        waits_for(service, run_id, waits)
         return
     st.html(say.progress_html(row, dense=not choice))
     runs_recovery.live(service, run_id, status.stage)

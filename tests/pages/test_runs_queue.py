@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.__main__ import main
 from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory
 from core.service import Service
@@ -57,6 +58,24 @@ def test_waiting_runs_show_their_place_and_go_to_the_front(service: Service) -> 
     assert app.button(key=f"runs_first_{ids[2]}").disabled
     app.button(key=f"runs_down_{ids[2]}").click().run()
     assert order(service) == ["a", "c", "b"]
+
+
+def test_a_run_that_waits_for_room_says_why_and_can_be_started_all_the_same(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = waiting(service, "large")
+    owner = service._owner()
+    owner._queue.waits = {run: "It needs about 20.0 GB of <b>memory</b>."}
+    owner._queue.write()
+    for app in (page("runs"), page("runs", run=run)):
+        assert "Waits for room. It needs about 20.0 GB of &lt;b&gt;memory&lt;/b&gt;." in html(app)
+        assert "Waiting for its turn" not in html(app)
+        app.button(key=f"runs_anyway_{run}").click().run()
+        assert not app.exception
+        assert owner._anyway == {run}
+        owner._anyway.clear()
+    assert main(["queue", "show"]) == 0
+    assert "It needs about 20.0 GB" in capsys.readouterr().out
 
 
 def test_a_waiting_run_is_deleted_after_a_question(service: Service) -> None:
