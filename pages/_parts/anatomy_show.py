@@ -19,10 +19,11 @@ def show(service: Service, runs: Sequence[Any]) -> None:
     """Picker, then what was picked."""
     cut = any(not run.scan for run in runs)
     views = [*([MAP, IMPORTANCE, DEPTH, PARTS] if cut else []), *([DENSITY] if _masked(runs) else []), SCAN]
+    wanted = st.query_params.get("view")
+    st.session_state["anatomy_view"] = wanted if wanted in views else views[0]
     view = st.segmented_control(
-        "View", views, default=views[0], required=True, key="anatomy_view" if cut else "anatomy_scan_view",
-        bind="query-params", label_visibility="collapsed", wrap=True,
-    )  # fmt: skip
+        "View", views, required=True, key="anatomy_view", label_visibility="collapsed", wrap=True, on_change=_remember
+    )
     if view == SCAN:
         _beside(runs, lambda run, key: anatomy_scan.show(service, run, key))
         return
@@ -37,6 +38,11 @@ def show(service: Service, runs: Sequence[Any]) -> None:
         _beside(runs, lambda run, key: anatomy_density.show(service, run, key))
     else:
         _beside(runs, _map)
+
+
+def _remember() -> None:
+    """The view goes into the URL; a bound widget would keep buttons from leading to other pages."""
+    st.query_params["view"] = st.session_state["anatomy_view"]
 
 
 def _masked(runs: Sequence[Any]) -> bool:

@@ -24,7 +24,7 @@ def page(runs: list[str] | None = None, view: str = "") -> AppTest:
     if runs is not None:
         app.query_params["run"] = runs
     if view:
-        app.query_params["anatomy_view"] = view
+        app.query_params["view"] = view
     app.switch_page("anatomy.py").run()
     assert not app.exception
     return app
