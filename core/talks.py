@@ -25,9 +25,10 @@ from core.storage.store import Store
 from core.views import ChatModel
 
 if TYPE_CHECKING:
-    from core.chat.answers import Turn
+    from core.chat.answers import Answer, Turn
     from core.chat.client import ChatClient
     from core.chat.conversation import Conversation
+    from core.chat.protocol import TokenScore
 
 LADDER = (0.1, 0.3, 0.5)
 NEAR = 0.025
@@ -187,6 +188,16 @@ class Talks:
             return itself or next(iter(dense), None)
         names = runs_of.loc[runs_of["id"] == known.run_id, "model"]
         return next((model for model in dense if len(names) and model.key == f"dense:{names.iloc[0]}"), None)
+
+    @staticmethod
+    def shown_scores(answer: "Answer") -> "list[TokenScore]":
+        """Scores of the tokens that make up the shown text."""
+        return lens.within(answer.scores or (), answer.text)
+
+    @staticmethod
+    def strength(token: "TokenScore", by: lens.Measure) -> float:
+        """How strongly a token is coloured, −1 to 1."""
+        return lens.strength(token, by)
 
     @staticmethod
     def difference(text: str, other: str) -> list[Run]:

@@ -1,46 +1,49 @@
-"""Chat: one prompt, the dense model and a pruned one side by side."""
+"""Chat: one prompt, two to four models side by side. The same page, large and bare, is the stage for a projector."""
 
 from pathlib import Path
 
 import streamlit as st
 
 from core.service import get_service
-from pages._parts import chat_choose, chat_view, theme
+from pages._parts import chat_choose, chat_keep, chat_place, chat_settings, chat_stage, chat_view, theme
 
 STYLES = Path(__file__).parent / "_parts" / "chat.css"
 
 service = get_service()
 st.html(STYLES)
+stage = chat_stage.on()
+replay = chat_stage.replaying()
+if stage:
+    chat_stage.dress()
 with st.container(key="chat_head", horizontal=True, vertical_alignment="bottom"):
-    theme.heading("Chat", "One prompt, two models, both answering at once.")
-    sampling = chat_choose.settings()
-    st.button(
-        "New conversation",
-        key="chat_new",
-        icon=":material/add_comment:",
-        help="Starts over; this conversation stays in the chat folder.",
-        on_click=chat_choose.forget,
-    )
-    st.button(
-        "Free memory",
-        key="chat_free",
-        icon=":material/memory:",
-        help="Ends the process that holds the models. The next prompt loads them again.",
-        on_click=service.chat_client().close,
-    )
+    if not stage:
+        theme.heading("Chat", "One prompt, two to four models, all answering at once.")
+    settings = chat_settings.show()
+    blind = chat_settings.blind()
+    chat_stage.switch()
+    chat_keep.menu(service)
 
-chosen = chat_choose.sides(service)
-prompt = st.chat_input(
-    "Ask both models" if len(chosen) == 2 else "Ask the model",
+if replay is not None:
+    chat_stage.play(service, replay)
+    st.stop()
+
+chosen = chat_choose.sides(service, compact=stage or blind)
+held = chat_place.says(service, chosen)
+if stage:
+    chat_stage.bar(service, chosen)
+typed = st.chat_input(
+    "Ask the model" if len(chosen) == 1 else f"Ask {'both' if len(chosen) == 2 else 'all'} models",
     key="chat_prompt",
-    submit_mode="stop",
     max_chars=20_000,
     disabled=not chosen,
 )
+prompt = typed or chat_keep.taken()
 if chosen:
-    conversation = chat_choose.conversation(service, chosen, sampling)
-    chat_view.history(conversation)
+    conversation = chat_choose.conversation(service, chosen, settings)
+    conversation.blind, conversation.hold = blind, held
     if prompt:
-        chat_view.answer(conversation, prompt)
-    elif not conversation.turns:
-        chat_view.empty(len(chosen))
+        conversation.stop()
+        conversation.start(conversation.ask(prompt))
+    chat_view.show(service, conversation)
+    if not conversation.turns:
+        chat_keep.start(service, len(chosen))

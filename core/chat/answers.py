@@ -51,6 +51,8 @@ class Answer:
     """From the prompt to the first text, as the reader waits for it, loading included."""
     scores: tuple[TokenScore, ...] | None = None
     """The token lens, once it was asked for."""
+    scores_problem: str = ""
+    """Why there is no token lens of this answer, or ''."""
     started: bool = False
     stopping: bool = False
     identity: str = ""

@@ -1,6 +1,6 @@
-"""Chat's choices: the model of each column, how answers are made, and the conversation that belongs to them."""
+"""Chat's choices: the model of each column, and the conversation that belongs to them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
@@ -9,53 +9,50 @@ from core.errors import EspalierError
 from core.espalier import Branch, branches_of_rows, dense_branches
 from core.service import ChatModel, Service
 from pages._parts import theme
+from pages._parts.chat_settings import Settings
 
 if TYPE_CHECKING:
     from core.chat.conversation import Conversation
 
-SIDES = ("chat_left", "chat_right")
+SIDES = ("chat_left", "chat_right", "chat_third", "chat_fourth")
+COUNT = "chat_count"
 KEPT = "chat_conversation"
+_NAMES = ("Left", "Right", "Third", "Fourth")
 
 
-def settings() -> dict[str, Any]:
-    """How answers are made, as fields of the protocol's Sampling."""
-    with st.popover("Answers", icon=":material/tune:"):
-        length = st.number_input(
-            "Longest answer, in tokens", 1, 4096, 256, step=64, key="chat_max_tokens", persist_state="session"
-        )
-        temperature = st.slider(
-            "Temperature",
-            0.0,
-            2.0,
-            0.0,
-            0.1,
-            key="chat_temperature",
-            persist_state="session",
-            help="0: always the likeliest token, so that the same prompt gets the same answer. Above: drawn by chance, "
-            "with the same random numbers on both sides.",
-        )
-    return {"max_tokens": int(length), "temperature": float(temperature)}
-
-
-def sides(service: Service) -> list[tuple[str, str]]:
-    """Draw both columns' heads; the chosen models as (key, title), left first."""
+def sides(service: Service, *, compact: bool) -> list[tuple[str, str]]:
+    """Draw the columns' heads; the chosen models as (key, title), left first. Compact: the choice folds away."""
     models = {model.key: model for model in service.chat_models()}
     labels = _labels(models)
-    dense = [key for key, model in models.items() if model.run_id is None]
-    saved = [key for key, model in models.items() if model.run_id is not None]
+    _link()
+    places = SIDES[: st.session_state.setdefault(COUNT, 2)]
+    _defaults(places, models)
+    if compact:
+        with st.container(key="chat_models", horizontal=True, vertical_alignment="center"):
+            with st.popover(f"{len(places)} models", icon=":material/view_column:", key="chat_choice"):
+                picked = [_pick(place, labels) for place in places]
+                _more(len(places))
+            names = " · ".join(labels.get(key, key) for key in picked if key)
+            st.html(f'<p class="esp-fact esp-chat-names">{theme.html(names)}</p>')
+        found = [_checked(service, models.get(key), key, labels) for key in picked if key]
+        return [each for each in found if each is not None]
+    chosen = []
+    for place, column in zip(places, st.columns(len(places), gap="large"), strict=True):
+        with column:
+            key = _pick(place, labels)
+            if key is None:
+                _nothing(place)
+            elif (title := _head(service, models.get(key), key, place)) is not None:
+                chosen.append((key, labels.get(key, title)))
+    _more(len(places))
+    return chosen
+
+
+def _link() -> None:
     wanted = st.query_params.get("model")  # a link from a run
     if wanted is not None:
         st.session_state[SIDES[1]] = wanted
         del st.query_params["model"]
-    chosen = []
-    for place, column, defaults in zip(SIDES, st.columns(2, gap="large"), (dense, saved), strict=True):
-        with column:
-            key = _pick(place, labels, defaults)
-            if key is None:
-                _nothing()
-            elif (title := _head(service, models.get(key), key, place)) is not None:
-                chosen.append((key, labels.get(key, title)))
-    return chosen
 
 
 def _labels(models: dict[str, ChatModel]) -> dict[str, str]:
@@ -64,13 +61,23 @@ def _labels(models: dict[str, ChatModel]) -> dict[str, str]:
     return {k: m.title if titles.count(m.title) == 1 else f"{m.title} ({m.run_id or k})" for k, m in models.items()}
 
 
-def _pick(place: str, labels: dict[str, str], defaults: list[str]) -> str | None:
-    if defaults:
-        st.session_state.setdefault(place, defaults[0])
+def _defaults(places: tuple[str, ...], models: dict[str, ChatModel]) -> None:
+    """The dense model first, then saved runs, newest first, none of them twice."""
+    dense = [key for key, model in models.items() if model.run_id is None]
+    saved = [key for key, model in models.items() if model.run_id is not None]
+    for place in places:
+        if place not in st.session_state:
+            taken = {st.session_state.get(other) for other in places}
+            free = [key for key in (dense if place == SIDES[0] else saved) if key not in taken]
+            if free:
+                st.session_state[place] = free[0]
+
+
+def _pick(place: str, labels: dict[str, str]) -> str | None:
     held = st.session_state.get(place)
     options = list(labels) if held is None or held in labels else [*labels, held]
     picked = st.selectbox(
-        "Left" if place == SIDES[0] else "Right",
+        _NAMES[SIDES.index(place)],
         options,
         index=None,
         format_func=lambda key: labels.get(key, key),
@@ -83,9 +90,50 @@ def _pick(place: str, labels: dict[str, str], defaults: list[str]) -> str | None
     return str(picked).strip() if picked else None
 
 
-def _nothing() -> None:
-    st.html('<p class="esp-fact esp-chat-fact">No pruned model is saved yet.</p>')
-    st.page_link("launch.py", label="Prune a model", icon=":material/content_cut:")
+def _more(count: int) -> None:
+    """Up to four sides."""
+    with st.container(key="chat_more", horizontal=True):
+        st.button(
+            "Add a model", key="chat_add", icon=":material/add:", type="tertiary", disabled=count == len(SIDES),
+            on_click=resize, args=(count + 1,),
+        )  # fmt: skip
+        if count > 2:
+            st.button(
+                "Remove the last", key="chat_remove", icon=":material/remove:", type="tertiary", on_click=resize,
+                args=(count - 1,),
+            )  # fmt: skip
+
+
+def resize(count: int) -> None:
+    """So many sides from now on."""
+    st.session_state[COUNT] = count
+
+
+def put(keys: list[str]) -> None:
+    """These models, left first, from now on; takes effect with the next run of the page."""
+    resize(max(len(keys), 2))
+    for place, key in zip(SIDES, keys, strict=False):
+        st.session_state[place] = key
+
+
+def _nothing(place: str) -> None:
+    if place == SIDES[1]:
+        st.html('<p class="esp-fact esp-chat-fact">No pruned model is saved yet.</p>')
+        st.page_link("launch.py", label="Prune a model", icon=":material/content_cut:")
+    else:
+        st.html('<p class="esp-fact esp-chat-fact">No model is chosen.</p>')
+
+
+def _checked(service: Service, model: ChatModel | None, key: str, labels: dict[str, str]) -> tuple[str, str] | None:
+    """A chosen model without its head; None, with the reason shown, where it cannot be had."""
+    if model is not None:
+        return key, labels[key]
+    try:
+        service.architecture(key)
+        return key, service.chat_client().source(key).title
+    except EspalierError as error:
+        st.html(theme.note(str(error), level="error"))
+        return None
 
 
 def _head(service: Service, model: ChatModel | None, key: str, place: str) -> str | None:
@@ -104,25 +152,35 @@ def _head(service: Service, model: ChatModel | None, key: str, place: str) -> st
     return title
 
 
+def facts(service: Service) -> dict[str, str]:
+    """Parameters and file size of each known model, in words, by key."""
+    return {model.key: f"{theme.count(model.params)} · {theme.size(model.bytes)}" for model in service.chat_models()}
+
+
 def _branches(service: Service, model: ChatModel | None, key: str) -> tuple[list[Branch], int]:
     if model is not None and model.run_id is not None:
         layers: pd.DataFrame = service.layers([model.run_id])
         return branches_of_rows(layers.to_dict("records")), model.params  # type: ignore[arg-type]
     name = model.choice.name if model is not None and model.choice is not None else key
     architecture = service.architecture(name)
-    sizes = [(layer.heads, layer.kv_heads, layer.mlp) for layer in architecture.layers]
-    return dense_branches(sizes), architecture.params
+    shapes = [(layer.heads, layer.kv_heads, layer.mlp) for layer in architecture.layers]
+    return dense_branches(shapes), architecture.params
 
 
-def conversation(service: Service, chosen: list[tuple[str, str]], sampling: dict[str, Any]) -> "Conversation":
+def conversation(service: Service, chosen: list[tuple[str, str]], settings: Settings) -> "Conversation":
     """This session's conversation with the chosen models; other models begin another."""
     held: Conversation | None = st.session_state.get(KEPT)
     if held is None or [source.key for source in held.sources] != [key for key, _ in chosen]:
+        if held is not None:
+            held.stop()
         held = st.session_state[KEPT] = service.chat_client().conversation(chosen)
-    held.sampling = held.sampling.model_copy(update=sampling)
+    held.sampling = held.sampling.model_copy(update=settings.sampling)
+    held.system = settings.system
     return held
 
 
 def forget() -> None:
     """Begin a new conversation."""
-    st.session_state.pop(KEPT, None)
+    held: Conversation | None = st.session_state.pop(KEPT, None)
+    if held is not None:
+        held.stop()

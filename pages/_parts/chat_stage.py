@@ -1,0 +1,146 @@
+"""The stage: chat for a projector. Large text, nothing else on the page; models made ready before people watch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from core.errors import EspalierError
+from core.service import Service
+from pages._parts import chat_choose, chat_view, theme
+
+if TYPE_CHECKING:
+    from core.chat.conversation import Conversation
+    from core.chat.replay import Replay
+
+STYLES = Path(__file__).with_name("stage.css")
+REPLAY, RETOLD, SAID, READY = "chat_replay", "chat_retold", "chat_stage_said", "chat_stage_ready"
+
+
+def on() -> bool:
+    """Whether the page is the stage. The switch is drawn further down, so its state is read here."""
+    if "chat_stage" in st.session_state:
+        return bool(st.session_state["chat_stage"])
+    return st.query_params.get("chat_stage") == "true"
+
+
+def switch() -> None:
+    """The way onto the stage and back; in the address, so that it can be opened at once."""
+    st.toggle(
+        "Stage", key="chat_stage", bind="query-params", help="For a projector: full width, large text, nothing else.",
+    )  # fmt: skip
+
+
+def dress() -> None:
+    """Full width and large text."""
+    st.html(STYLES)
+
+
+def bar(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
+    """Make ready, and the preset."""
+    with st.container(key="chat_stage_bar", horizontal=True, vertical_alignment="center"):
+        wanted = st.button(
+            "Prepare", key="chat_prepare", icon=":material/check_circle:", disabled=not chosen,
+            help="Checks memory, then loads and warms all chosen models, so that the first prompt need not wait.",
+        )  # fmt: skip
+        st.button(
+            "0 · 10 · 30 · 50 %", key="chat_ladder", icon=":material/stairs:", on_click=_ladder, args=(service,),
+            help="The dense model beside its runs at 10, 30 and 50 %.",
+        )  # fmt: skip
+        if (said := st.session_state.pop(SAID, "")) != "":
+            st.html(theme.note(said, level="info"))
+    if wanted:
+        _prepare(service, chosen)
+    elif st.session_state.get(READY, ("", ""))[0] == _names(chosen):
+        st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(st.session_state[READY][1])}</p>')
+
+
+def _names(chosen: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(key for key, _ in chosen)
+
+
+def _prepare(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
+    """Memory first, then one model after the other; what is ready stays said."""
+    known = {model.key: model for model in service.chat_models()}
+    room = service.talks.room([known[key] for key, _ in chosen if key in known])
+    if not room.enough:
+        st.html(
+            theme.note(
+                f"Not prepared: these models need {theme.size(room.need)} more, but {theme.size(max(room.free, 0))} "
+                "are free. Choose fewer or smaller ones, or end other programs.",
+                level="error",
+            )
+        )
+        return
+    total = 0
+    waits: list[float] = []
+    problems: list[str] = []
+    place = st.empty()
+    for count, ready in enumerate(service.talks.prepare(chosen), 1):
+        if ready.problem:
+            problems.append(f"{ready.title}: {ready.problem}")
+        total, waits = total + ready.memory_bytes, [*waits, ready.first_seconds]
+        place.html(f'<p class="esp-fact esp-ready" role="status">{count} of {len(chosen)} models are warm</p>')
+    place.empty()
+    if problems:
+        st.html("".join(theme.note(problem, level="error") for problem in problems))
+        return
+    said = f"Ready: {len(chosen)} models, {theme.size(total)} of memory, first token after {max(waits):.2f} s at most."
+    st.session_state[READY] = (_names(chosen), said)
+    st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(said)}</p>')
+
+
+def _ladder(service: Service) -> None:
+    """Choose the preset's models; say which rungs no saved run stands on."""
+    rungs = service.talks.ladder(service.chat_models(), service.runs())
+    found = [rung.model.key for rung in rungs if rung.model is not None]
+    missing = [f"{rung.ratio:.0%}".replace("%", " %") for rung in rungs if rung.model is None]
+    chat_choose.forget()
+    chat_choose.put(found)
+    if missing:
+        st.session_state[SAID] = f"No saved run at {', '.join(missing)}: queue it on Launch, with its model kept."
+
+
+# --- replays
+
+
+def begin(service: Service, conversation: str) -> None:
+    """Leave the live conversation for a kept one."""
+    try:
+        replay = service.talks.replay(conversation)
+    except EspalierError as error:
+        st.session_state[SAID] = str(error)
+        return
+    st.session_state[REPLAY] = replay
+    st.session_state[RETOLD] = replay.conversation()
+
+
+def leave() -> None:
+    """Back to what is live."""
+    retold: Conversation | None = st.session_state.pop(RETOLD, None)
+    if retold is not None:
+        retold.stop()
+    st.session_state.pop(REPLAY, None)
+
+
+def replaying() -> "Replay | None":
+    """The replay under way, if there is one."""
+    found: Replay | None = st.session_state.get(REPLAY)
+    return found
+
+
+def play(service: Service, replay: "Replay") -> None:
+    """A kept conversation, prompt by prompt, always labelled as what it is."""
+    told: Conversation = st.session_state[RETOLD]
+    following = replay.next_prompt(told)
+    with st.container(key="chat_replay", horizontal=True, vertical_alignment="center"):
+        st.html(f'<p class="esp-replay" role="status"><b>{theme.html(told.label)}</b> · no model is answering now</p>')
+        st.button(
+            "Next prompt", key="chat_replay_next", icon=":material/skip_next:", type="primary",
+            disabled=following is None, on_click=replay.play, args=(told,),
+        )  # fmt: skip
+        st.button("Leave the replay", key="chat_replay_leave", icon=":material/close:", on_click=leave)
+    if following is None and told.turns:
+        st.html('<p class="esp-fact">The transcript ends here.</p>')
+    chat_view.show(service, told, fixed=True)
