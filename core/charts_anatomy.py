@@ -339,7 +339,7 @@ def parts_bars(table: pd.DataFrame, *, masks: bool = False, dark: bool = False) 
     ):
         chart.add_trace(
             go.Bar(
-                x=counts,
+                x=[int(count) or None for count in counts],  # an empty hollow bar would be a line
                 y=table["part"],
                 orientation="h",
                 name=name,

@@ -1,4 +1,4 @@
-"""Writes docs/experiment.md from the descriptions in core/sections.py: `python docs/build.py`."""
+"""Writes docs/experiment.md from the descriptions in core/sections.py, and docs/glossary.md from core/glossary.py."""
 
 import sys
 from pathlib import Path
@@ -9,9 +9,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import BaseModel
 
 from core.experiment import Experiment
+from core.glossary import TERMS
 from core.validated import section_of
 
 TARGET = Path(__file__).with_name("experiment.md")
+GLOSSARY = Path(__file__).with_name("glossary.md")
+WORDS = """# Glossary
+
+The same word for the same thing, on pages, in files and in code. Made by `python docs/build.py` from
+`core/glossary.py`, where help texts of pages come from; do not edit.
+
+| word | meaning |
+|---|---|
+"""
 INTRO = """# The Experiment file
 
 Made by `python docs/build.py` from the descriptions in `core/sections.py`; do not edit.
@@ -78,5 +88,11 @@ def text() -> str:
     return INTRO + "\n" + "\n".join(table(Experiment)) + "\n"
 
 
+def glossary() -> str:
+    """The page of words."""
+    return WORDS + "".join(f"| **{term}** | {said.replace('|', chr(92) + '|')} |\n" for term, said in TERMS.items())
+
+
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
+    GLOSSARY.write_text(glossary(), encoding="utf-8")

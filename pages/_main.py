@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._parts import door, status, theme
+from pages._parts import door, guide, status, theme
 
 PAGES = [
     st.Page("launch.py", title="Launch", icon=":material/content_cut:", default=True),
@@ -19,4 +19,5 @@ theme.apply()
 door.admit()
 page = st.navigation(PAGES, position="top")
 status.show()
+guide.show(page.title)
 page.run()

@@ -90,7 +90,7 @@ def test_parts_add_up_to_the_whole_model_before_and_after() -> None:
     mlp = table.set_index("part").loc["MLP"]
     assert (mlp["dense"], mlp["pruned"]) == (30 * 3 * 576 * 1536, 30 * 3 * 576 * 1024)
     figure = charts_anatomy.parts_bars(table)
-    assert [sum(trace.x) for trace in figure.data] == [after.params, architecture.params - after.params]
+    assert [sum(x or 0 for x in trace.x) for trace in figure.data] == [after.params, architecture.params - after.params]
 
 
 def test_zeros_of_a_mask_keep_their_bytes() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from core import settings
+from core.glossary import TERMS
 from core.pruning.registry import methods
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,23 @@ def test_every_method_has_a_page_with_its_formula_and_paper() -> None:
 def test_the_experiment_page_is_what_the_descriptions_say() -> None:
     build = runpy.run_path(str(ROOT / "docs" / "build.py"))
     assert (ROOT / "docs" / "experiment.md").read_text(encoding="utf-8") == build["text"](), "run: python docs/build.py"
+
+
+def test_the_glossary_is_made_of_the_words_that_pages_show() -> None:
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    assert (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8") == build["glossary"](), "run: docs/build.py"
+    assert list(TERMS) == sorted(TERMS, key=str.casefold)
+    assert all(said.strip() == said and said[-1] == "." for said in TERMS.values())
+
+
+def test_pages_say_meanings_of_words_by_the_glossary_alone() -> None:
+    used = set()
+    for path in (ROOT / "pages").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not [term for term, said in TERMS.items() if said.split(". ")[0] in text], path
+        used |= set(re.findall(r'(?:theme\.term|meaning)\("([^"]+)"', text))
+    assert used
+    assert used <= set(TERMS)
 
 
 def test_every_command_stands_in_the_readme() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core import charts_anatomy, charts_importance, charts_inside
+from core.glossary import meaning
 from core.service import Service
 from pages._parts import anatomy_density, anatomy_scan, chart_box, theme
 
@@ -135,18 +136,14 @@ def _by_layer(runs: Sequence[Any]) -> None:
         if run.drift_recovered.get("layers"):
             found.append((f"{name}, recovered", run.method, run.drift_recovered))
         found.append((name, run.method, run.drift))
-    for field, words in (
-        ("error", "Mean over positions of ‖dense − pruned‖ / ‖dense‖ of the stream after each layer."),
-        ("kl", "Divergence of the output where layers up to this one are the pruned model’s and all above the dense "
-         "one’s: 0 before the first cut layer, the whole model’s after the last."),
-    ):  # fmt: skip
+    for field, term in (("error", "drift by layer"), ("kl", "KL by layer")):
         table = charts_inside.layer_table(found, field)
         if table.empty:
             st.html(theme.note(_why_not(runs, field), level="info"))
             continue
         figure = charts_inside.by_layer(table, field, dark=theme.dark())
         chart_box.show(figure, f"{field} by layer", f"anatomy_{field}", table)
-        st.html(f'<p class="esp-fact">{theme.html(words)} Bars are 95 % intervals.</p>')
+        st.html(f'<p class="esp-fact">{theme.html(meaning(term))} Bars are 95 % {theme.term("interval")}s.</p>')
 
 
 def _why_not(runs: Sequence[Any], field: str) -> str:

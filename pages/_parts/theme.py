@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from core.espalier import Branch, espalier_svg
+from core.glossary import meaning
 
 STYLES = Path(__file__).with_name("theme.css")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=@])")
@@ -61,6 +62,11 @@ def html(text: object) -> str:
 def figure(branches: list[Branch], *, scale: str = "medium", label: str = "") -> None:
     """Show the espalier. st.html takes no SVG; Markdown does."""
     st.markdown(espalier_svg(branches, scale=scale, label=label), unsafe_allow_html=True)  # type: ignore[arg-type]
+
+
+def term(word: str, shown: str = "") -> str:
+    """A word of the glossary as HTML that says its meaning to who points at it; `shown` in its place."""
+    return f'<abbr class="esp-term" title="{html(meaning(word))}">{html(shown or word)}</abbr>'
 
 
 def heading(title: str, line: str = "") -> None:
