@@ -6,9 +6,11 @@ Files may have been edited, cut short or made by another version, so every value
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def read_run(directory: Path) -> RunRows | None:
     except OSError:
         return None
     try:
-        experiment: Experiment | None = Experiment.from_yaml(text)
+        experiment: Experiment | None = _parsed(text)
         problem = ""
     except EspalierError as error:
         experiment, problem = None, f"experiment.yaml cannot be read: {error.message}"
@@ -95,6 +97,12 @@ def read_run(directory: Path) -> RunRows | None:
         stages=_stages(directory.name, results.get("timings"), folder),
         scans=_scans(directory.name, _mapping(results.get("scan"))),
     )
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Experiment:
+    """A run that works is read twice a second, and its experiment never changes."""
+    return Experiment.from_yaml(text)
 
 
 def _results(folder: RunDirectory) -> Mapping[str, Any]:
@@ -127,7 +135,7 @@ def signature(directory: Path) -> str:
     parts = []
     for name in ("experiment.yaml", "events.jsonl", "state.json", "results.json", "study.json", "stages"):
         try:
-            info = (directory / name).stat()
+            info = os.stat(f"{directory}/{name}")  # noqa: PTH116 - three times as fast, and there are ten thousand
         except OSError:
             parts.append("-")
         else:

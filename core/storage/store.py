@@ -19,6 +19,7 @@ import pandas as pd
 from core import settings
 from core.errors import StoreError
 from core.storage import chats, migrations
+from core.storage.listing import Listing, run_directories
 from core.storage.reading import (
     LAYER_COLUMNS,
     METRIC_COLUMNS,
@@ -57,6 +58,9 @@ class Store:
         self._write = threading.RLock()
         self._cursors = threading.Lock()
         self._last: dict[str, RunRows] = {}
+        self._listing = Listing()
+        self._known: dict[str, str] | None = None
+        self._over: set[str] = set()
         self._connection = _connect(self.path)
         try:
             self.migrated = migrations.migrate(self._connection)
@@ -99,21 +103,46 @@ class Store:
         Text that cannot be read becomes a row that says so, never an exception. StoreError if the database fails.
         """
         with self._write:
+            return self._take([directory]) > 0
+
+    def _take(self, directories: Iterable[Path]) -> int:
+        """Read run directories and replace the rows of those that changed, all at once; returns how many did."""
+        pairs: list[tuple[RunRows, str]] = []
+        changed = 0
+        for directory in directories:
             mark = signature(directory)
             rows = read_run(directory)
             if rows is None:
-                return self._forget(directory.name)
-            if self._last.get(rows.run_id) == rows:
-                return False
-            with self._transaction() as cursor:
-                _delete(cursor, [rows.run_id])
-                _insert(cursor, [(rows, mark)])
-            self.version += 1
-            if rows.run["state"] in FINISHED:
-                self._last.pop(rows.run_id, None)
+                changed += self._forget(directory.name)
+            elif self._last.get(rows.run_id) == rows:
+                self._marks()[rows.run_id] = mark  # other bytes, the same rows: not read again for them
             else:
-                self._last[rows.run_id] = rows
-            return True
+                pairs.append((rows, mark))
+        if pairs:
+            with self._transaction() as cursor:
+                _delete(cursor, [rows.run_id for rows, _ in pairs])
+                _insert(cursor, pairs)
+            self.version += 1
+        for rows, mark in pairs:
+            self._keep(rows, mark)
+        return changed + len(pairs)
+
+    def _keep(self, rows: RunRows, mark: str) -> None:
+        self._marks()[rows.run_id] = mark
+        if rows.run["state"] in FINISHED:
+            self._over.add(rows.run_id)
+            self._last.pop(rows.run_id, None)
+        else:
+            self._over.discard(rows.run_id)
+            self._last[rows.run_id] = rows
+
+    def _marks(self) -> dict[str, str]:
+        """Signatures of the files that rows came from, by run; and `_over`: the runs that are over. Read once."""
+        if self._known is None:
+            self._known = dict(self._fetch("SELECT run_id, signature FROM sources"))
+            found = self._fetch("SELECT id FROM runs WHERE list_contains(?::VARCHAR[], state)", [list(FINISHED)])
+            self._over = {str(row[0]) for row in found}
+        return self._known
 
     def sync(self, home: Path, thorough: bool = False) -> int:
         """Bring the tables level with the files of `home` by their sizes and times; returns how many runs changed.
@@ -122,17 +151,13 @@ class Store:
         """
         with self._write:
             self._sync_chats(home)
-            known = dict(self._fetch("SELECT run_id, signature FROM sources"))
-            finished = {
-                row[0] for row in self._fetch("SELECT id FROM runs WHERE state IN ('COMPLETE','FAILED','CANCELLED')")
-            }
-            present = {path.name: path for path in run_directories(home)}
-            changed = sum(self._forget(run_id) for run_id in known.keys() - present.keys())
-            for run_id, path in present.items():
-                if run_id in known and ((run_id in finished and not thorough) or known[run_id] == signature(path)):
-                    continue
-                changed += self.ingest(path)
-            return changed
+            known, present = self._marks(), self._listing.names(home)
+            changed = sum(self._forget(run_id) for run_id in known.keys() - present)
+            runs = home / "runs"
+            asked = sorted(present if thorough else present - self._over)
+            return changed + self._take(
+                path for path in (runs / run_id for run_id in asked) if known.get(path.name) != signature(path)
+            )
 
     def _sync_chats(self, home: Path) -> None:
         present = chats.files(home)
@@ -158,6 +183,7 @@ class Store:
                 present = chats.files(home)
                 chats.replace(cursor, present, list(present), [])
             self._last.clear()
+            self._known = None
             self.version += 1
             return len(pairs)
 
@@ -168,6 +194,8 @@ class Store:
 
     def _forget(self, run_id: str) -> bool:
         self._last.pop(run_id, None)
+        self._marks().pop(run_id, None)
+        self._over.discard(run_id)
         with self._transaction() as cursor:
             known = cursor.execute("SELECT 1 FROM sources WHERE run_id = ?", [run_id]).fetchall()
             _delete(cursor, [run_id])
@@ -261,19 +289,6 @@ class Store:
         """Read every block once, so that damage shows when the file is opened and not under a page."""
         for table in (*TABLES, *chats.TABLES):
             self._connection.execute(f"SELECT count(*), bit_xor(hash(t)) FROM {table} t").fetchall()
-
-
-def run_directories(home: Path) -> list[Path]:
-    """Folders of runs under `home`, by name; links and names that are no run id are left out."""
-    from core.jobs.rundir import is_run_id
-
-    try:
-        with os.scandir(home / "runs") as entries:
-            return sorted(
-                Path(entry.path) for entry in entries if is_run_id(entry.name) and entry.is_dir(follow_symlinks=False)
-            )
-    except FileNotFoundError:
-        return []
 
 
 def reindex(home: Path | None = None) -> int:
