@@ -54,6 +54,13 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+def sweep_of(path: Path) -> None:
+    """Remove what killed writers of this one file left beside it. Only where nobody writes it now."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            left.unlink()
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

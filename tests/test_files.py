@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.files import sweep, sync_tree, whole_file, write_atomic
+from core.files import sweep, sweep_of, sync_tree, whole_file, write_atomic
 
 
 def half_written(file: Path) -> None:
@@ -43,3 +43,11 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path, home
     sweep(tmp_path)
     sweep(tmp_path / "nothing")
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_what_is_left_of_one_file_is_swept_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    kept = [tmp_path / "queue.json", tmp_path / ".queue.json", tmp_path / ".other.json.x1.tmp"]
+    for path in (*kept, tmp_path / ".queue.json.x1.tmp"):
+        path.touch()
+    sweep_of(tmp_path / "queue.json")
+    assert sorted(path for path in tmp_path.iterdir() if path.is_file()) == sorted(kept)

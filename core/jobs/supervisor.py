@@ -21,6 +21,7 @@ import psutil
 from core import settings
 from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
+from core.files import sweep_of
 from core.jobs import freeing, ownership, processes
 from core.jobs.after_queue import AfterQueue
 from core.jobs.cluster import Clusters
@@ -109,6 +110,7 @@ class Supervisor(Starting, OnCluster):
         self.claim()
         _left_running[:] = [process for process in _left_running if process.poll() is None]
         with self._lock:
+            self._clear_up()
             self._queue = Queue.read(self.home / "queue.json")
             self._reconcile()
         self._stopping = False
@@ -363,6 +365,13 @@ class Supervisor(Starting, OnCluster):
 
     # --- after a restart, and runs that others started
 
+    def _clear_up(self) -> None:
+        """Remove what an app that was killed left half done: files that only owners write, folders of deleted runs."""
+        for path in (self.home / "queue.json", self.runs / ".supervisor.json"):
+            sweep_of(path)
+        for gone in self.runs.glob(".deleted-*"):
+            shutil.rmtree(gone, ignore_errors=True)
+
     def _reconcile(self) -> None:
         """Bring every run into a true state: adopt living workers, queue again what lost its worker."""
         lost: list[RunDirectory] = []
@@ -371,6 +380,7 @@ class Supervisor(Starting, OnCluster):
             self._seen.add(directory.id)
             if directory.ended():
                 continue
+            sweep_of(directory.state_file)
             status = directory.status()
             if status.state.finished:
                 continue

@@ -1,22 +1,31 @@
-"""Kill -9 at any moment: whatever was computed is kept, the run goes on from there, and ends as if nothing had been.
+"""Kill -9 at any moment, full disks, damaged files: what was computed is kept, and every run is in a true state.
 
 Children of a fork server (tests/jobs/chaos.py) die at a chosen moment of a real run of a tiny model, judged before and
-after recovery; the next worker goes on. The long versions go through the whole run, and through the app's own work.
+after recovery; the next worker goes on from there, and it ends as if nothing had been. Apps die with their queue, their
+store and their workers; the next one finds all of it. The long versions go through the whole run, and through random
+moments of an app and its workers.
 """
 
 import json
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from core.experiment import Experiment
+from core.jobs.processes import DISK_FULL
 from core.jobs.rundir import RunDirectory, list_runs
 from core.jobs.stages import is_reusable
 from core.jobs.states import State
@@ -28,15 +37,19 @@ TRAINING = {"batch_size": 4, "micro_batch": 2, "cutoff": 32, "epochs": 0.02, "le
 
 CHOSEN = {
     "the first word is torn": (r"write .*/events.jsonl", 1, True),
-    "a stage's file has no name yet": (r"os.rename .*/stages/.prune.json", 1, False),
     "the model's folder has no name yet": (r"os.rename .*/.model-", 1, False),
     "the first part is judged, its rows are there, its numbers not": (r"os.rename .*perplexity.0.json", 1, False),
     "all parts are judged and joined, the evaluation is not": (r"os.rename .*/stages/.evaluate.json", 1, False),
     "a checkpoint of the training is half written": (r"open .*/checkpoint-\d+/trainer_state.json", 2, False),
-    "recovery is done but not marked": (r"os.rename .*/stages/.recover.json", 1, False),
     "the rows of both judgements are being joined": (r"os.rename .*/.samples.parquet", 2, False),
 }
 """What a kill meets: a pattern of moments, which of those that fit, and whether half a line is written."""
+IN_THE_APP = {
+    "the run is written, and nobody knows that it waits": (r"os.rename .*/.state.json", 1),
+    "it waits, and the queue's file does not say so": (r"os.rename .queue.json", 2),
+    "its worker was started, and the queue's file does not say so": (r"os.rename .queue.json", 4),
+}
+"""The same for an app that queues two runs."""
 
 
 class Server:
@@ -63,7 +76,8 @@ class Server:
 
     def ask(self, do: str, *arguments: str, log: Path, **how: Any) -> dict[str, Any]:
         """Let a child do that; its exit code, and the moments it went through if it was not killed."""
-        where = {name: os.environ[name] for name in ("ESPALIER_HOME", "ESPALIER_CACHE")}
+        names = ("ESPALIER_HOME", "ESPALIER_CACHE", "ESPALIER_CPU_RUNS", "ESPALIER_TEST_DISK")
+        where = {name: os.environ[name] for name in names if name in os.environ}
         request = {"do": do, "arguments": list(arguments), "log": str(log), "environment": where, **how}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -74,6 +88,10 @@ class Server:
     def work(self, directory: RunDirectory, **how: Any) -> dict[str, Any]:
         """One attempt at a run."""
         return self.ask("worker", str(directory.path), log=directory.log_file, **how)
+
+    def app(self, *texts: str, **how: Any) -> dict[str, Any]:
+        """An app that queues these experiments and ends when nothing waits or runs."""
+        return self.ask("app", *texts, log=Path(os.environ["ESPALIER_HOME"]) / "app.log", **how)
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -116,9 +134,9 @@ def rows(directory: RunDirectory) -> list[tuple[Any, ...]]:
 
 
 def left_over(home: Path) -> list[str]:
-    """Files and folders that only a writer that was killed would leave."""
+    """Files and folders that only a writer that was killed would leave; a run that was never written is none."""
     ours = {".supervisor.lock", ".supervisor.json"}
-    hidden = [path for path in home.rglob(".*") if path.name not in ours]
+    hidden = [path for path in home.rglob(".*") if path.name not in ours and ".experiment.yaml." not in path.name]
     torn = [*home.glob("runs/*/stages/*.parquet"), *home.glob("runs/*/recovery/checkpoints")]
     return [str(path.relative_to(home)) for path in (*hidden, *torn)]
 
@@ -208,3 +226,231 @@ def test_a_worker_killed_at_any_moment_loses_nothing(
         assert left_over(home) == [], moments[die_at - 1]
         assert_level(home)
         directory.path.rename(directory.path.with_name(f"away-{directory.id}"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- apps
+
+
+def runs_of(home: Path) -> list[RunDirectory]:
+    """Oldest first."""
+    return list(list_runs(home / "runs"))[::-1]
+
+
+def assert_true_states(home: Path) -> None:
+    """Nobody is said to run who does not, what is complete has its results, what failed says why."""
+    for run in runs_of(home):
+        status = run.status()
+        assert status.state is not State.RUNNING or run.worker_lives(), run
+        assert (run.results() is not None) or status.state is not State.COMPLETE, run
+        assert status.reason or status.state is not State.FAILED, run
+
+
+def assert_all_complete(home: Path, count: int) -> None:
+    """Every run ended well, all of them with the same numbers, and nothing is left of whatever happened."""
+    runs = runs_of(home)
+    assert len(runs) == count
+    for run in runs:
+        assert run.status().state is State.COMPLETE, f"{run.status()}\n{run.log_tail()}"
+        assert numbers(run) == numbers(runs[0])
+        assert rows(run) == rows(runs[0])
+    assert left_over(home) == []
+    assert_level(home)
+
+
+def kill_workers(home: Path) -> None:
+    """As when the machine goes down: the workers, too."""
+    for run in runs_of(home):
+        if run.worker_lives() and (pid := run.status().pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_an_app_killed_at_delicate_moments_leaves_a_queue_that_the_next_one_finishes(
+    server: Server, experiment: Any, home: Path
+) -> None:
+    text = experiment().to_yaml()
+    for count, die_on in enumerate(IN_THE_APP.values(), 1):
+        answer = server.app(text, text, die_on=die_on)
+        assert answer["code"] == -9
+        if count % 2:
+            kill_workers(home)
+        assert_true_states(home)
+        answer = server.app()
+        assert answer["code"] == 0, (home / "app.log").read_text()[-3000:]
+        assert_all_complete(home, len(runs_of(home)))
+    assert len(runs_of(home)) == 1 + 1 + 2
+
+
+def test_what_a_crash_leaves_in_files_is_read_as_far_as_it_is_true(
+    server: Server, experiment: Any, home: Path, until: Any
+) -> None:
+    """A line that is torn, a write-ahead log that nobody closed, a database that is damaged or gone."""
+    text = experiment().to_yaml()
+    pid = server.app(text, background=True)["pid"]
+    until(lambda: any(run.status().state is State.COMPLETE for run in runs_of(home)))
+    wal = home / "results.duckdb.wal"
+    until(wal.exists)
+    os.kill(pid, signal.SIGKILL)
+    (run,) = runs_of(home)
+    with run.events_file.open("ab") as file:
+        file.write(b'{"v": 1, "seq": 99, "kind": "state", "sta')
+    assert run.status().state is State.COMPLETE
+    assert wal.exists()
+    server.app()
+    assert_all_complete(home, 1)
+    (home / "results.duckdb").write_bytes(b"\x00rubbish" * 1000)
+    server.app()
+    assert len(list(home.glob("results.duckdb.damaged-*"))) == 1
+    assert_all_complete(home, 1)
+    (home / "results.duckdb").unlink()
+    (home / "queue.json").write_text('{"order": ["../../x", 3')
+    server.app(text)
+    assert_all_complete(home, 2)
+    assert (home / "queue.damaged.json").exists()
+
+
+def test_a_disk_that_fills_up_under_a_worker_costs_what_was_not_finished(
+    server: Server, run_of: Any, recovering: Experiment, whole: Any, home: Path
+) -> None:
+    moments, undisturbed = whole
+    for pattern, which in ((r"open .*/.model-", 1), (r"write .*/events.jsonl", 12), (r"open .*perplexity.0", 1)):
+        directory = run_of(recovering)
+        answer = server.work(directory, die_at=place(moments, pattern, which), full=True)
+        assert answer["code"] in (1, DISK_FULL), directory.log_tail()
+        status = directory.status()
+        if status.state is State.FAILED:  # some of it could be written
+            assert status.cause == "disk"
+        else:
+            assert status.state is State.INTERRUPTED
+            before = finished_stages(directory)
+            assert server.work(directory)["code"] == 0, directory.log_tail()
+            assert {name: finished_stages(directory).get(name) for name in before} == before
+            assert numbers(directory) == numbers(undisturbed)
+        assert_level(home)
+        directory.path.rename(directory.path.with_name(f"away-{directory.id}"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home on a disk of 24 MB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    (disk / "home").mkdir()
+    monkeypatch.setenv("ESPALIER_HOME", str(disk / "home"))
+    monkeypatch.setenv("ESPALIER_TEST_DISK", "100000")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 64):
+            with suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+    return ballast
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("when", ["stages/prune.json", "stages/evaluate.perplexity.0.json", "events.jsonl"])
+def test_a_real_disk_that_is_full_holds_worker_queue_and_store_until_there_is_room(
+    server: Server, recovering: Experiment, small_disk: Path, when: str, killed: bool, until: Any
+) -> None:
+    home, text = small_disk / "home", recovering.to_yaml()
+    pid = server.app(text, text, text, background=True)["pid"]
+    until(lambda: [run for run in runs_of(home) if (run.path / when).exists()], every=0.001)
+    ballast = fill(small_disk)
+    until(lambda: not any(run.worker_lives() for run in runs_of(home)))
+    time.sleep(4)  # the app tries, cannot, and goes on
+    assert psutil.pid_exists(pid)
+    if killed:
+        os.kill(pid, signal.SIGKILL)
+    assert_true_states(home)
+    ballast.unlink()
+    if killed:
+        server.app()
+    else:
+        until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    assert_true_states(home)
+    states = [(run.status().state, run.status().cause) for run in runs_of(home)]
+    assert len(states) == 3
+    for state, cause in states:
+        assert state is State.COMPLETE or (state is State.FAILED and cause == "disk"), states
+    assert [state for state, _ in states].count(State.COMPLETE) >= 2  # what waited did not fail with the one that ran
+    assert_level(home)
+
+
+# ------------------------------------------------------------------------------------------------------ random moments
+
+KILLS, MOST_A_RUN = 60, 2
+"""Kills in all, and those that one run's worker may suffer: a third in vain would fail it, as it should."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", [0])
+def test_apps_and_workers_killed_at_random_moments_lose_nothing(
+    server: Server, recovering: Experiment, home: Path, seed: int, until: Any
+) -> None:
+    _storm(server, recovering.to_yaml(), home, random.Random(seed), until, KILLS)
+
+
+def test_an_app_and_its_workers_killed_at_a_few_random_moments_lose_nothing(
+    server: Server, experiment: Any, home: Path, until: Any
+) -> None:
+    _storm(server, experiment().to_yaml(), home, random.Random(), until, 6)
+
+
+def _storm(server: Server, text: str, home: Path, dice: random.Random, until: Any, kills: int) -> None:
+    """Kill the app, the worker, or both, again and again; each time the next app finds a true state and goes on."""
+    suffered: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+    pid = 0
+    while sum(done.values()) < kills:
+        if _gone(pid):
+            more = [text] * (0 if _unfinished(home) > 2 else 4)
+            pid = server.app(*more, background=True)["pid"]
+            _begun(home, pid, until)
+        time.sleep(dice.uniform(0.02, 1.2))
+        victim = dice.choice(["app", "worker", "both"])
+        workers = {run.id: run.status().pid for run in runs_of(home) if run.worker_lives()}
+        if victim != "app":
+            if not workers or any(suffered[run] >= MOST_A_RUN for run in workers):
+                continue
+            suffered.update(workers.keys())
+            for worker in filter(None, workers.values()):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+        if victim != "worker":
+            _kill_app(home, pid, until)
+        done[victim] += 1
+    if not _gone(pid):
+        _kill_app(home, pid, until)
+    assert server.app()["code"] == 0, (home / "app.log").read_text()[-3000:]
+    assert min(done[victim] for victim in ("app", "worker", "both")) >= kills // 12, done
+    assert_all_complete(home, len(runs_of(home)))
+
+
+def _begun(home: Path, pid: int, until: Any) -> None:
+    until(lambda: _unfinished(home) or _gone(pid))
+
+
+def _kill_app(home: Path, pid: int, until: Any) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: _gone(pid))
+    assert_true_states(home)
+
+
+def _unfinished(home: Path) -> int:
+    return sum(not run.status().state.finished for run in runs_of(home))
+
+
+def _gone(pid: int) -> bool:
+    return not pid or not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
