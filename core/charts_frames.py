@@ -181,7 +181,10 @@ def points(
     table["delta"] = table["value"] - table["dense"]
     table["delta_stderr"] = (table["stderr"] ** 2 + table["dense_stderr"] ** 2) ** 0.5
     table["details"] = table.get("details", "{}")
-    return _with_pairs(table, paired)[_POINT_COLUMNS].reset_index(drop=True)
+    table = _with_pairs(table, paired)[_POINT_COLUMNS].reset_index(drop=True)
+    # Plain objects: rows are taken from this table a hundred times a page, and Arrow's strings are slow at that.
+    texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name].dtype)]
+    return table.astype(dict.fromkeys(texts, object))
 
 
 def _with_pairs(table: pd.DataFrame, paired: pd.DataFrame | None) -> pd.DataFrame:
