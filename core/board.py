@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from core import history
-from core.errors import EspalierError, InputError
+from core.errors import EspalierError, InputError, StoreError
 from core.experiment import Experiment
 from core.jobs import freeing
 from core.jobs.rundir import RunDirectory, RunStatus, is_run_id
@@ -54,7 +55,8 @@ def live(store: Store, home: Path) -> list[RunStatus]:
         directory = RunDirectory.of(home / "runs", run_id)
         status = directory.status()
         if status.state.finished:
-            store.ingest(directory.path)
+            with suppress(StoreError):  # a full disk, say: the store's next look takes it, or says why not
+                store.ingest(directory.path)
         else:
             found.append(status)
     return found

@@ -223,7 +223,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
             queue_length=len(line.waiting),
             paused=line.paused,
             read_only=self.read_only,
-            notice=self._notice,
+            notice=self._notice or self._store.behind,
             owner=ownership.owner_of(self.home) if self.read_only else None,
             cluster=self.places.cluster(),
         )

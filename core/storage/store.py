@@ -5,6 +5,7 @@ at once: safe from many threads. One writer at a time. While another process has
 readers), the same view is built in memory and `read_only` is true.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ TABLES = (*CONTENT, "sources")
 TIMES = ("created", "started", "finished")
 FINISHED = ("COMPLETE", "FAILED", "CANCELLED")
 IN_MEMORY = ":memory:"
+_log = logging.getLogger(__name__)
 _SOURCE_COLUMNS = {"run_id": "VARCHAR", "signature": "VARCHAR"}
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
@@ -53,6 +55,8 @@ class Store:
         """True where another process owns the file, and this is a copy in memory."""
         self.notice = ""
         """What a person should know of how the store was opened, or ''."""
+        self.behind = ""
+        """Why the tables could not be brought level with the files when that was last tried, or ''."""
         self.version = 0
         """Grows with every change: whoever keeps an answer keeps it with the version it was given at."""
         self._write = threading.RLock()
@@ -147,8 +151,19 @@ class Store:
     def sync(self, home: Path, thorough: bool = False) -> int:
         """Bring the tables level with the files of `home` by their sizes and times; returns how many runs changed.
 
-        Finished runs never change, so they are only looked for, unless `thorough`.
+        Finished runs never change, so they are only looked for, unless `thorough`. Where nothing can be written (a full
+        disk), what was known stays, `behind` says so, and the next call tries again.
         """
+        try:
+            changed = self._level(home, thorough)
+        except StoreError as error:
+            _log.warning("The store stays behind: %s", error)
+            self.behind = f"{error.message} What pages show may be behind the files."
+            return 0
+        self.behind = ""
+        return changed
+
+    def _level(self, home: Path, thorough: bool) -> int:
         with self._write:
             self._sync_chats(home)
             known, present = self._marks(), self._listing.names(home)

@@ -7,8 +7,8 @@ run what a worker or an app runs. Only imports are saved, which are not what is 
 a model, and the workers that an app starts, are forks, too.
 
 One JSON object a line on stdin: {"do": "worker" | "app", "arguments": [...], "log": path, "die_at": n, or "die_on":
-[pattern, which of those that fit], "torn": bool, "full": bool, "background": bool}; one on stdout: {"code": exit code or
-minus the signal, "moments": names of those gone through}, or at once {"pid": process} for one in the background.
+[pattern, which of those that fit], "torn": bool, "full": bool, "background": bool}; one on stdout: {"code": exit code
+or minus the signal, "moments": names of those gone by}, or at once {"pid": process} for one in the background.
 """
 
 import errno

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from core.errors import StoreError
@@ -251,3 +252,20 @@ def test_an_empty_store_answers_with_empty_tables(store):
     assert store.runs().empty
     assert store.metrics([]).empty
     assert "protocol_key" in store.metrics([]).columns
+
+
+def test_a_store_that_cannot_be_written_stays_behind_says_so_and_catches_up(home, store, monkeypatch):
+    def full(*_):
+        raise duckdb.IOException("Could not write file: No space left on device")
+
+    make_run(home)
+    assert store.sync(home) == 1
+    make_run(home, number=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("core.storage.store._insert", full)
+        assert store.sync(home) == 0
+    assert "No space left on device" in store.behind
+    assert len(store.runs()) == 1
+    assert store.sync(home) == 1
+    assert store.behind == ""
+    assert len(store.runs()) == 2
