@@ -329,9 +329,9 @@ def parts_bars(table: pd.DataFrame, *, masks: bool = False, dark: bool = False) 
     chart = figure(title, said, dark=dark, height=90 + 42 * max(len(table), 1))
     stays = table["nonzero" if masks else "pruned"]
     says = [
-        f"{row.part}: {row.dense:,} → {row.pruned:,} parameters, {row.dense - kept:,} {did}"
-        f"<br>{row.dense_bytes / 1e6:,.1f} → {row.pruned_bytes / 1e6:,.1f} MB"
-        for row, kept in zip(table.itertuples(), stays, strict=True)
+        f"{row['part']}: {row['dense']:,} → {row['pruned']:,} parameters, {row['dense'] - kept:,} {did}"
+        f"<br>{row['dense_bytes'] / 1e6:,.1f} → {row['pruned_bytes'] / 1e6:,.1f} MB"
+        for row, kept in zip(table.to_dict("records"), stays, strict=True)
     ]
     for name, counts, style in (
         ("stays", stays, {"color": c["leaf"]}),

@@ -34,10 +34,14 @@ def layer_table(runs: Sequence[tuple[str, str, Mapping[str, Any]]], field: str) 
             "removed": bool(row.get("removed")),
         }
         for name, method, found in runs
-        for row in (found.get("layers") if isinstance(found.get("layers"), list) else ())
-        if isinstance(row, Mapping) and isinstance(row.get("layer"), int) and _finite(row.get(field)) is not None
+        for row in _rows(found.get("layers"))
+        if isinstance(row.get("layer"), int) and _finite(row.get(field)) is not None
     ]
     return pd.DataFrame(rows, columns=["run", "method", "layer", "value", "stderr", "removed"])
+
+
+def _rows(found: Any) -> list[Mapping[str, Any]]:
+    return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
 
 
 def _finite(value: Any) -> float | None:
@@ -49,7 +53,7 @@ def by_layer(table: pd.DataFrame, field: str, *, dark: bool = False) -> go.Figur
     title = "Error of the hidden states" if field == "error" else "KL by layer"
     said = ""
     if len(table):
-        worst = table.loc[table["value"].idxmax()]
+        worst = table.sort_values("value").iloc[-1]
         size = percent(worst["value"]) if field == "error" else f"{worst['value']:.3g} nats"
         said = f" Largest after layer {worst['layer']}: {size}."
     chart = figure(title, f"{title}, against the dense model.{said}", dark=dark, height=300)

@@ -92,7 +92,7 @@ def scan_curve(
     dense = _number(mapping(scan.get("dense")).get("perplexity"))
     said = ""
     if len(whole):
-        worst = whole.loc[whole["cost"].idxmax()]
+        worst = whole.sort_values("cost").iloc[-1]
         said = f" Dearest: layer {int(worst['layer'])}, {worst['perplexity']:.4g}."
     chart = figure("Each layer by itself", f"Perplexity with only that layer pruned.{said}", dark=dark, height=380)
     for part, name in PARTS.items():

@@ -16,7 +16,12 @@ from core.errors import InputError
 
 BLOCKS = 96  # along each side of an image at most
 MOST_HEADER = 64 << 20
-_TYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "F16": np.dtype("<u2"),
+    "BF16": np.dtype("<u2"),
+}
 _MODULES = {
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",

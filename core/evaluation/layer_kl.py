@@ -101,7 +101,7 @@ def _columns(dense: NextTokenLogits, length: int) -> "torch.Tensor":
 
     room = LOGIT_BYTES["cuda" if dense.model.device.type == "cuda" else "cpu"] // 2
     count = max(1, min(length - 1, room // (4 * dense.vocabulary)))
-    return torch.linspace(0, length - 2, count, dtype=torch.float64).round().long().unique()
+    return torch.linspace(0, length - 2, count, dtype=torch.float64).round().long()  # count ≤ length − 1: no two alike
 
 
 def _states(pruned: NextTokenLogits, layers: "list[nn.Module]", ids: "torch.Tensor") -> "dict[int, torch.Tensor]":
