@@ -44,6 +44,8 @@ if chosen:
     if prompt:
         conversation.stop()
         conversation.start(conversation.ask(prompt))
-    chat_view.show(service, conversation)
+    before = st.empty()  # drawn before what streams, so that nothing old stays in sight meanwhile
     if not conversation.turns:
-        chat_keep.start(service, len(chosen))
+        with before.container():
+            chat_keep.start(service, len(chosen))
+    chat_view.show(service, conversation)

@@ -86,10 +86,10 @@ def _words(service: Service, text: str, other: str) -> str:
     parts, length = [], 0
     for run in service.talks.difference(text, other):
         for piece, cut in _cut(run.text, None if at is None else at - length):
-            mark = '<span class="esp-part" title="Here the two part.">⑂</span>' if cut else ""
+            mark = '<span class="esp-part" title="Here the two part."></span>' if cut else ""
             parts.append(mark + (html(piece) if run.shared or not piece.strip() else f"<mark>{html(piece)}</mark>"))
         length += len(run.text)
-    end = '<span class="esp-part" title="Here this one ends.">⑂</span>' if at is not None and at >= length else ""
+    end = '<span class="esp-part" title="Here this one ends."></span>' if at is not None and at >= length else ""
     return "".join(parts) + end
 
 

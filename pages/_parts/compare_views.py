@@ -66,6 +66,7 @@ def views() -> list[View]:
         compare_settings,
         compare_size,
         compare_tasks,
+        compare_votes,
     )
 
     return [
@@ -78,4 +79,5 @@ def views() -> list[View]:
         View("Cost", compare_cost.show),
         View("Two runs", compare_pairs.view),
         View("Settings", compare_settings.show),
+        View("Votes", compare_votes.view, lambda shown: compare_votes.has_votes(shown.service)),
     ]
