@@ -133,8 +133,7 @@ class Reports:
     def material(self, ids: Sequence[str], title: str, note: str = "", missing: Sequence[NotMade] = ()) -> Material:
         """Everything that a report of these complete runs is made from, the dense runs that they need included."""
         known = {str(run) for (run,) in self._store.rows("SELECT id FROM runs WHERE state = 'COMPLETE'")}
-        dense = {str(run) for (run,) in self._store.rows("SELECT id FROM runs WHERE method IS NULL")}
-        baselines = {run: run if run in dense else history.baseline_for(self._store, run) for run in ids}
+        baselines = history.baselines_for(self._store, ids)
         wanted = [run for run in dict.fromkeys([*ids, *(each for each in baselines.values() if each)]) if run in known]
         for run in wanted:
             baselines.setdefault(run, run)
@@ -168,10 +167,10 @@ class Reports:
         for run in wanted:
             try:
                 directory = existing(self._home, run)
-                experiments[run] = directory.experiment()
                 results[run] = directory.results() or {}
+                experiments[run] = _experiment(directory, results[run])
             except EspalierError:
-                experiments.pop(run, None)
+                results.pop(run, None)
                 continue
             if experiments[run].scan is not None:
                 del experiments[run], results[run]
@@ -202,6 +201,12 @@ class Reports:
         if not run_id or run_id == TO_DO:
             return ""
         return str(RunDirectory.of(self._home / "runs", run_id).status().reason)
+
+
+def _experiment(directory: RunDirectory, results: Mapping[str, Any]) -> Experiment:
+    """A run's experiment: from results.json, which is read much faster than YAML, else from its own file."""
+    content = results.get("experiment")
+    return Experiment.parse(content) if isinstance(content, Mapping) else directory.experiment()
 
 
 def _origin(came: Any) -> str:

@@ -96,7 +96,6 @@ class Value:
     mean: float
     stderr: float
     runs: tuple[str, ...]
-    n: float
     delta: float
     delta_stderr: float
     paired: bool
@@ -159,7 +158,7 @@ class Numbers:
         delta, delta_stderr = _mean(rows, "delta", "delta_stderr")
         marked = {self._marks.get((run, quality.key), "") for run in runs}
         known = Value(
-            mean=mean, stderr=stderr, runs=runs, n=float(rows[-1]["n"]), delta=delta, delta_stderr=delta_stderr,
+            mean=mean, stderr=stderr, runs=runs, delta=delta, delta_stderr=delta_stderr,
             paired=all(bool(row["paired"]) for row in rows), dense=_mean(rows, "dense", "dense_stderr")[0],
             mark=marked.pop() if len(marked) == 1 else "", signs=_signs(rows),
         )  # fmt: skip

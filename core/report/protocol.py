@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from core.charts_frames import Quality
-from core.charts_words import canonical
+from core.charts_words import canonical, mapping
 from core.evaluation.averages import SEVEN_METRICS
 from core.evaluation.chance import certainty
 from core.report.bibliography import KNOWN, references_of
@@ -52,8 +52,8 @@ def _models(sheet: Sheet) -> list[Text]:
     figures = sheet.names.figures
     for _, row in sheet.material.runs.iterrows():
         key = canonical([str(row["model"]), str(row["fingerprint"]), str(row["dtype"])])
-        environment = sheet.material.results.get(str(row["id"]), {}).get("environment") or {}
-        revision = (environment.get("model") or {}).get("revision")
+        environment = mapping(sheet.material.results.get(str(row["id"]), {}).get("environment"))
+        revision = mapping(environment.get("model")).get("revision")
         layers, parameters = row["model_layers"], row["params_before"]
         found[key] = sheet.words.fill(
             "m_model",

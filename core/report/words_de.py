@@ -3,8 +3,6 @@
 GERMAN = {
     "and": "und",
     "or": "oder",
-    "yes": "ja",
-    "no": "nein",
     # --- document
     "title": "Pruning-Bericht: {name}",
     "lead": "{runs} von {model}, gemessen {when}. Tabellen, Abbildungen und Sätze sind von Espalier {version} aus "
@@ -78,10 +76,7 @@ GERMAN = {
     "first_token_milliseconds": "Erstes Token",
     "peak_memory_bytes": "Spitzenspeicher",
     "macs": "Multiplikationen",
-    "accuracy": "Genauigkeit",
-    "accuracy_norm": "normierte Genauigkeit",
     "guessing": "Raten",
-    "majority": "häufigste Antwort",
     "pruned": "Beschnitten",
     "recovered": "Nachtrainiert",
     "gain": "Gewinn",
@@ -96,7 +91,6 @@ GERMAN = {
     "quality": "Größe",
     "used_by": "Läufe",
     "against": "Verglichen mit",
-    "finished": "Beendet (UTC)",
     "state": "Zustand",
     "why": "Grund",
     "name": "Name",
@@ -127,7 +121,6 @@ GERMAN = {
     "m_target": " (oder auf das ganze Modell, wo ein Block einer Tabelle es sagt)",
     "m_kv_groups": "ganze KV-Gruppen",
     "m_query_heads": "Query-Köpfe, gleich viele je KV-Gruppe",
-    "m_or": "{first} oder {second}",
     "m_masks": "Masken setzen Gewichte auf null und behalten alle Formen: Ein solches Modell ist nicht kleiner. Sie "
     "stehen in eigenen Tabellen und Abbildungen.",
     "m_calibration": "Kalibrierte Methoden ({methods}) lesen {samples} Fenster zu {length} Token aus {corpus}, Teil "
@@ -230,8 +223,6 @@ GERMAN = {
     "s_recovered": "{label}: {quality} ging von {before} auf {after} (Gewinn {gain}; 95-%-Intervall {low} bis "
     "{high}, {how}; es {verdict}){back}.",
     "s_back": "; von dem, was der Schnitt kostete, kamen {share} zurück",
-    "s_speed": "{label}: Decode {decode} Token/s, das {times}-Fache von dicht; Prefill {prefill} Token/s, das "
-    "{prefill_times}-Fache von dicht.",
     "s_fastest": "Am schnellsten im Decode ist {label} mit {value} Token/s, das {times}-Fache von dicht ({dense}).",
     "s_not_faster": "{count} von {all} Zeilen sind im Decode nicht schneller als dicht (höchstens das 1,00-Fache): "
     "{labels}.",

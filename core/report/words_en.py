@@ -3,8 +3,6 @@
 ENGLISH = {
     "and": "and",
     "or": "or",
-    "yes": "yes",
-    "no": "no",
     # --- document
     "title": "Pruning report: {name}",
     "lead": "{runs} of {model}, measured {when}. Tables, figures and sentences are generated from the runs' files "
@@ -78,10 +76,7 @@ ENGLISH = {
     "first_token_milliseconds": "First token",
     "peak_memory_bytes": "Peak memory",
     "macs": "Multiply-accumulates",
-    "accuracy": "accuracy",
-    "accuracy_norm": "normalised accuracy",
     "guessing": "guessing",
-    "majority": "most frequent answer",
     "pruned": "Pruned",
     "recovered": "Recovered",
     "gain": "Gain",
@@ -96,7 +91,6 @@ ENGLISH = {
     "quality": "Quality",
     "used_by": "Runs",
     "against": "Held against",
-    "finished": "Finished (UTC)",
     "state": "State",
     "why": "Why",
     "name": "Name",
@@ -125,7 +119,6 @@ ENGLISH = {
     "m_target": " (or of the whole model, where a block of a table says so)",
     "m_kv_groups": "whole KV groups",
     "m_query_heads": "query heads, the same number in each KV group",
-    "m_or": "{first} or {second}",
     "m_masks": "Masks set weights to zero and keep all shapes: such a model is not smaller. They stand in tables "
     "and figures of their own.",
     "m_calibration": "Calibrated methods ({methods}) read {samples} windows of {length} tokens from {corpus}, split "
@@ -224,8 +217,6 @@ ENGLISH = {
     "s_recovered": "{label}: {quality} went from {before} to {after} (gain {gain}; 95 % interval {low} to {high}, "
     "{how}; it {verdict}){back}.",
     "s_back": "; of what the cut cost, {share} came back",
-    "s_speed": "{label}: decode {decode} tokens/s, {times} times dense; prefill {prefill} tokens/s, {prefill_times} "
-    "times dense.",
     "s_fastest": "Fastest in decoding is {label} at {value} tokens/s, {times} times dense ({dense}).",
     "s_not_faster": "{count} of {all} rows decode no faster than dense (at most 1.00 times): {labels}.",
     "s_all_faster": "All {all} rows decode faster than dense.",

@@ -68,7 +68,10 @@ class Home:
         parts = {"pruning": pruning, "recovery": recovery, "model": model or {}, "seed": seed, "device": "cpu"}
         experiment = Experiment.parse({"name": name, **parts})
         folder.write_experiment(experiment)
-        events = [{"kind": "state", "state": "RUNNING"}, {"kind": "state", "state": state, "reason": "No & space_left."}]
+        events = [
+            {"kind": "state", "state": "RUNNING"},
+            {"kind": "state", "state": state, "reason": "No & space_left."},
+        ]
         lines = [{"v": 1, "seq": i, "attempt": 1, "time": f"2026-11-23T21:{self.made:02d}:0{i}.000Z", **event}
                  for i, event in enumerate(events, 1)]  # fmt: skip
         folder.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -134,22 +137,35 @@ def fill(runs: Home) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Reports]:
+    """The filled home's runs by name, and its reports: made once, and changed by nobody."""
+    folder = tmp_path_factory.mktemp("study")
+    return fill(Home(folder)), reports_of(folder)
+
+
 @pytest.fixture
-def everything(runs: Home) -> dict[str, str]:
-    return fill(runs)
+def everything(study: tuple[dict[str, str], Reports]) -> dict[str, str]:
+    return study[0]
+
+
+@pytest.fixture
+def reported(study: tuple[dict[str, str], Reports]) -> Reports:
+    return study[1]
 
 
 @pytest.fixture
 def reports(home: Path) -> Callable[[], Reports]:
-    """The room, on this test's own home as it is now; stores stay in memory."""
+    """Reports of this test's own home, as it is when they are asked for."""
+    return lambda: reports_of(home)
 
-    def make() -> Reports:
-        store = Store.open(home, owned=False)
 
-        def nobody(*_: Any) -> Any:
-            raise AssertionError("a report asks nothing of the queue")
+def reports_of(home: Path) -> Reports:
+    """Reports of a home; the store stays in memory."""
 
-        studies = Studies(store, home, nobody, nobody)
-        return Reports(store, home, studies, Travel(store, home, studies))
+    def nobody(*_: Any) -> Any:
+        raise AssertionError("a report asks nothing of the queue")
 
-    return make
+    store = Store.open(home, owned=False)
+    studies = Studies(store, home, nobody, nobody)
+    return Reports(store, home, studies, Travel(store, home, studies))
