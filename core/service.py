@@ -30,6 +30,7 @@ from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory
 from core.jobs.supervisor import Supervisor
+from core.live import Live, Now
 from core.models import catalogue
 from core.models.sizes import Architecture
 from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
@@ -54,6 +55,7 @@ __all__ = [
     "ExportStatus",
     "Flip",
     "Measure",
+    "Now",
     "Owner",
     "PerplexityPair",
     "Preview",
@@ -103,6 +105,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self.talks = Talks(self._store, self.home, self._sync, self.chat_client)
         self._pace: tuple[tuple[str, str, int], estimate.Pace] | None = None
         self._frame: tuple[int, pd.DataFrame] | None = None
+        self.live = Live(self._store, self.home, self._sync, self._line)
         self._paired: pairs.Known = {}
         self.compare = Comparisons(self._store, self.home, self._sync, self._paired)
         if self._supervisor is not None:
@@ -211,15 +214,16 @@ class Service(QueueOfRuns, ExportsOfRuns):
         """Device, what runs, and the queue."""
         self._sync()
         device = info(resolve_device("auto"))
-        running = [status for status in board.live(self._store, self.home) if status.state == "RUNNING"]
-        names = self._store.rows("SELECT name FROM runs WHERE id = ?", [running[0].id]) if running else []
+        now = self.live.now()
+        running = now.running
+        names = now.runs.loc[now.runs["id"] == running[0].id, "name"].tolist() if running else []
         line = self._line()
         return StatusLine(
             device=device.name,
             free_bytes=device.free_bytes,
             total_bytes=device.total_bytes,
             running=running[0] if running else None,
-            running_name=str(names[0][0]) if names else "",
+            running_name=str(names[0]) if names else "",
             queue_length=len(line.waiting),
             paused=line.paused,
             read_only=self.read_only,

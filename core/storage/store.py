@@ -219,11 +219,19 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------------ asking
 
-    def runs(self, where: str = "", parameters: Sequence[Any] = ()) -> pd.DataFrame:
+    def runs(
+        self,
+        where: str = "",
+        parameters: Sequence[Any] = (),
+        *,
+        order: str = "created DESC NULLS LAST, id DESC",
+        limit: int | None = None,
+    ) -> pd.DataFrame:
         """One row a run, newest first; `where` is an SQL condition with ? for each parameter. Times are UTC."""
         condition = f"WHERE {where}" if where else ""
+        most = "" if limit is None else f"LIMIT {int(limit)}"
         frame = self._frame(
-            f"SELECT {', '.join(RUN_COLUMNS)} FROM runs {condition} ORDER BY created DESC NULLS LAST, id DESC",
+            f"SELECT {', '.join(RUN_COLUMNS)} FROM runs {condition} ORDER BY {order} {most}",
             parameters,
         )
         for column in TIMES:

@@ -14,7 +14,7 @@ _SEEN = "launch_store_has_runs"
 def first_start(service: Service) -> bool:
     """Whether the store is empty, as long as this visitor has seen no run."""
     if not st.session_state.get(_SEEN):
-        st.session_state[_SEEN] = not service.run_list().empty
+        st.session_state[_SEEN] = not service.live.now().empty
     return not st.session_state[_SEEN]
 
 

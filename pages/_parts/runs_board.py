@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,35 +9,30 @@ import pandas as pd
 import streamlit as st
 
 from core.errors import EspalierError
-from core.espalier import branches_of_rows, espalier_svg
 from core.service import Service, get_service
-from pages._parts import runs_place, theme
+from pages._parts import runs_finished, runs_place, theme
 from pages._parts import runs_text as say
+from pages._parts.runs_finished import open_run
 
 EVERY_S = 1.0
+QUEUE_EVERY_S = 2.0
 QUEUE_SHOWN = 8
-FINISHED_SHOWN = 100
 
 
 def show(service: Service) -> None:
     """The whole board, or the first step where there is nothing yet."""
-    runs = service.run_list()
+    now = service.live.now(0)
     theme.heading("Runs", "What runs, what waits, what is finished. Click a run to open it.")
-    if runs.empty:
+    if now.empty:
         _empty(service)
         return
-    line = service.status_line()
-    moving = bool(_running(runs).any() or (_queued(runs).any() and not line.paused))
-    st.session_state["runs_settled"] = _settled(runs)
+    moving = bool(now.running or (len(now.runs) and not now.line.paused))
+    st.session_state["runs_settled"] = now.mark
     st.fragment(_live, run_every=EVERY_S if moving else None, key="runs_live")()
+    st.fragment(_waiting, run_every=QUEUE_EVERY_S if moving else None, key="runs_waiting")()
     _after(service)
     runs_place.show(service)
-    _finished(service, runs)
-
-
-def open_run(run_id: str) -> None:
-    """Show one run; its id stands in the URL."""
-    st.query_params["run"] = run_id
+    runs_finished.show(service, now)
 
 
 def _empty(service: Service) -> None:
@@ -64,25 +58,25 @@ def _queued(runs: pd.DataFrame) -> pd.Series:
     return runs["state"].isin(say.QUEUED)
 
 
-def _settled(runs: pd.DataFrame) -> list[str]:
-    return sorted(runs.loc[~_running(runs) & ~_queued(runs), "id"].astype(str))
-
-
 def _live() -> None:
-    """Running and waiting runs. When one of them ends, the whole page is drawn anew, once."""
+    """What runs. When a run ends, the whole page is drawn anew, once."""
     service = get_service()
-    runs = service.run_list()
-    if st.session_state.get("runs_settled") != _settled(runs):
-        st.session_state["runs_settled"] = _settled(runs)
+    now = service.live.now()
+    if st.session_state.get("runs_settled") != now.mark:
+        st.session_state["runs_settled"] = now.mark
         st.rerun(scope="app")
     titles = {method.name: method.title for method in service.methods()}
-    for row in say.records(runs[_running(runs)]):
+    for row in say.records(now.runs[_running(now.runs)]):
         _running_card(service, row, titles)
-    queued = runs[_queued(runs)]
-    if "position" in queued:
-        queued = queued.sort_values("position", kind="stable", na_position="last")
+
+
+def _waiting() -> None:
+    """What waits, in the queue's order."""
+    service = get_service()
+    now = service.live.now()
+    queued = now.runs[_queued(now.runs)].sort_values("position", kind="stable", na_position="last")
     if not queued.empty:
-        _queue(service, queued, titles)
+        _queue(service, queued, {method.name: method.title for method in service.methods()}, paused=now.line.paused)
 
 
 def _running_card(service: Service, row: dict[str, Any], titles: dict[str, str]) -> None:
@@ -97,8 +91,7 @@ def _running_card(service: Service, row: dict[str, Any], titles: dict[str, str])
             st.button("Cancel run", key=f"runs_cancel_{run_id}", on_click=act, args=(service.cancel, run_id))
 
 
-def _queue(service: Service, queued: pd.DataFrame, titles: dict[str, str]) -> None:
-    paused = service.status_line().paused
+def _queue(service: Service, queued: pd.DataFrame, titles: dict[str, str], *, paused: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="runs_queue_head"):
         st.html(f'<h2 class="esp-section">Waiting<span>{len(queued)}{", paused" if paused else ""}</span></h2>')
         word, sign = ("Resume queue", "play_arrow") if paused else ("Pause queue", "pause")
@@ -188,97 +181,4 @@ def act(action: Any, *arguments: Any) -> None:
         action(*arguments)
     except EspalierError as error:
         st.session_state["runs_problem"] = str(error)
-
-
-# ------------------------------------------------------------------------------------------------------------- finished
-
-
-def _finished(service: Service, runs: pd.DataFrame) -> None:
-    done = runs[~_running(runs) & ~_queued(runs)]
-    if done.empty:
-        return
-    done = done.sort_values("finished", ascending=False, na_position="last", kind="stable")
-    with st.container(horizontal=True, vertical_alignment="center", key="runs_finished_head"):
-        st.html(f'<h2 class="esp-section">Finished<span>{len(done)}</span></h2>')
-        if (done["state"] == "COMPLETE").any() and st.button("Compare runs", key="runs_to_compare", type="tertiary"):
-            st.switch_page("compare.py")
-    shown = done.head(st.session_state.get("runs_finished_shown", FINISHED_SHOWN))
-    ids = shown["id"].astype(str).tolist()
-    table = _finished_table(service, shown)
-    st.dataframe(
-        table,
-        key=f"runs_finished_{st.session_state.get('runs_opened', 0)}",
-        hide_index=True,
-        row_height=38,
-        height="content" if len(ids) <= 16 else 640,
-        on_select=lambda: _open_selected(ids),
-        selection_mode="single-cell",
-        placeholder="",
-        column_config=_columns(state_width=140 if table["state"].str.contains(",").any() else 85),
-        alt="Finished runs, newest first. Selecting one opens it.",
-    )
-    if len(done) > len(shown):
-        st.button(f"Show {FINISHED_SHOWN} more", key="runs_more", on_click=_show_more)
-
-
-def _show_more() -> None:
-    st.session_state["runs_finished_shown"] = (
-        st.session_state.get("runs_finished_shown", FINISHED_SHOWN) + FINISHED_SHOWN
-    )
-
-
-def _open_selected(ids: list[str]) -> None:
-    """Open the row that was clicked, by the list that was on the page then."""
-    turn = st.session_state.get("runs_opened", 0)
-    selection = st.session_state[f"runs_finished_{turn}"]["selection"]
-    rows = [cell[0] for cell in selection["cells"]]
-    if rows and rows[0] < len(ids):
-        st.session_state["runs_opened"] = turn + 1  # a fresh table next time, with nothing selected
-        open_run(ids[rows[0]])
-
-
-def _finished_table(service: Service, runs: pd.DataFrame) -> pd.DataFrame:
-    titles = {method.name: method.title for method in service.methods()}
-    rows = say.records(runs)
-    came = service.travel.runs()
-    states = [(str(row["id"]), say.state_word(row["state"])) for row in rows]
-    return pd.DataFrame(
-        {
-            "tree": _trees(service, runs["id"].astype(str).tolist()),
-            "name": runs["name"].fillna("").astype(str).tolist(),
-            "state": [f"{word}, imported" if run_id in came else word for run_id, word in states],
-            "what": [say.method_line(row, titles) for row in rows],
-            "removed": [say.removed(row) for row in rows],
-            "took": [say.took(float(s)) if pd.notna(s) else "" for s in runs["seconds"]],
-            "finished": say.local_times(runs["finished"], st.context.timezone).tolist(),
-            "reason": runs["reason"].fillna("").astype(str).tolist(),
-        }
-    )
-
-
-def _trees(service: Service, ids: list[str]) -> list[str]:
-    """The small espalier of each run, '' where there is none."""
-    layers = service.layers(ids)
-    if layers.empty:
-        return [""] * len(ids)
-    drawn = {}
-    for run_id, group in layers.groupby("run_id"):
-        svg = espalier_svg(branches_of_rows(say.records(group)), scale="small", dark=theme.dark())
-        drawn[str(run_id)] = "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
-    return [drawn.get(run_id, "") for run_id in ids]
-
-
-def _columns(state_width: int) -> dict[str, Any]:
-    c = st.column_config
-    return {
-        "tree": c.ImageColumn("", width=120, help="What the run cut"),
-        "name": c.TextColumn("Run", width="medium"),
-        "state": c.TextColumn("State", width=state_width),
-        "what": c.TextColumn("Method and layers", width=265),
-        "removed": c.TextColumn(
-            "Of the model", help="Achieved share of the whole model removed, or zeroed", alignment="right"
-        ),
-        "took": c.TextColumn("Took", width=75, alignment="right"),
-        "finished": c.DatetimeColumn("Finished", format="D MMM, HH:mm", width=115),
-        "reason": c.TextColumn("What happened", width="large"),
-    }
+    get_service().live.forget()
