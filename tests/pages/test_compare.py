@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
+
+from core import charts
+from core.service import get_service
+from pages._parts import chart_box
 
 MAIN = str(Path(__file__).resolve().parent.parent.parent / "pages" / "_main.py")
 TAYLOR = {"method": "taylor", "ratio": 0.3, "layers": [4, 25]}
@@ -122,3 +127,142 @@ def test_names_are_shown_as_text(run_folder: Any, service: Any) -> None:
     for figure in figures(app):
         figure["layout"].pop("meta")  # the text alternative: an attribute, never read as markup
         assert "<script>" not in json.dumps(figure)
+
+
+def table_of_runs(app: AppTest) -> Any:
+    return app.dataframe[0].value
+
+
+def test_filters_sorting_and_columns_act_on_all_runs_and_come_from_the_url(three: dict[str, str]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.query_params["compare_method"] = ["Wanda", "Taylor (LLM-Pruner)"]
+    app.query_params["compare_sort"] = "perplexity, passages"
+    app.query_params["compare_ascending"] = "true"
+    app.query_params["compare_columns"] = ["Run", "Ratio", "perplexity, passages"]
+    app.switch_page("compare.py").run()
+    assert not app.exception
+    shown = table_of_runs(app)
+    assert shown["name"].tolist() == ["wanda", "taylor"]
+    assert shown.shape[1] == 3
+    assert shown.iloc[:, 2].tolist() == [40.0, 78.5]
+    app.text_input(key="compare_text").set_value("no such run").run()
+    assert "No run meets these conditions" in html(app)
+    app.button(key="compare_clear").click().run()
+    assert not app.exception
+    assert len(table_of_runs(app)) == 3
+
+
+def test_failed_runs_are_listed_only_where_they_are_asked_for(three: dict[str, str], run_folder: Any) -> None:
+    run_folder("broken", TAYLOR, state="FAILED", reason="out of memory")
+    app = compare_page()
+    assert "broken" not in table_of_runs(app)["name"].tolist()
+    app.multiselect(key="compare_state").set_value(["failed"]).run()
+    assert table_of_runs(app)["name"].tolist() == ["broken"]
+
+
+def test_buttons_tick_all_runs_of_the_list_and_none(three: dict[str, str]) -> None:
+    app = compare_page([three["dense"]])
+    app.button(key="compare_tick_all").click().run()
+    assert set(app.query_params["runs"]) == set(three.values())
+    app.button(key="compare_untick").click().run()
+    assert app.query_params["runs"] == "none"
+    assert "Tick at least one run" in html(app)
+
+
+def test_ticked_runs_that_the_filters_hide_stay_compared(three: dict[str, str]) -> None:
+    app = compare_page([three["taylor"], three["wanda"]])
+    app.text_input(key="compare_text").set_value("wanda").run()
+    assert len(table_of_runs(app)) == 1
+    cut, mask = figures(app)
+    assert run_ids(cut) | run_ids(mask) == set(three.values())
+    assert "1 of them not in this list" in html(app)
+
+
+def test_all_that_match_are_compared_without_ticking(three: dict[str, str]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.query_params["compare_matching"] = "true"
+    app.query_params["compare_text"] = "taylor"
+    app.query_params["runs"] = [three["wanda"]]
+    app.switch_page("compare.py").run()
+    (cut,) = figures(app)
+    assert run_ids(cut) == {three["dense"], three["taylor"]}
+
+
+def test_any_run_can_be_pinned_and_everything_says_so(three: dict[str, str]) -> None:
+    app = compare_page(list(three.values()))
+    app.selectbox(key="compare_baseline").set_value(three["wanda"]).run()
+    assert not app.exception
+    numbers = next(frame.value for frame in app.dataframe if "Run" in frame.value.columns).set_index("Run")
+    assert numbers["Δ perplexity, passages"].to_dict()["taylor"] == pytest.approx(38.5)
+    assert "Δ against wanda" in html(app)
+    shared = AppTest.from_file(MAIN, default_timeout=60)
+    shared.query_params["runs"] = [three["taylor"]]
+    shared.query_params["compare_baseline"] = f"wanda · {three['wanda'][-13:]}"
+    shared.switch_page("compare.py").run()
+    assert shared.selectbox(key="compare_baseline").value == three["wanda"]
+
+
+def test_dominated_runs_can_be_hidden_and_the_axis_is_chosen(three: dict[str, str], run_folder: Any) -> None:
+    worse = run_folder("worse", {**TAYLOR, "ratio": 0.2}, values=(90.0, 0.5), removed=0.1)
+    app = compare_page([*three.values(), worse])
+    assert worse in run_ids(figures(app)[0])
+    app.toggle(key="compare_hide").set_value(True).run()
+    assert worse not in run_ids(figures(app)[0])
+    assert "1 dominated run hidden" in html(app)
+    app.selectbox(key="compare_cost").set_value("parameters").run()
+    assert figures(app)[0]["layout"]["xaxis"]["title"]["text"] == "parameters kept"
+
+
+@pytest.mark.parametrize(
+    ("view", "marks"), [("By task", 3), ("Heatmap", 2), ("Many runs", 3), ("Cost", 3), ("Settings", 0)]
+)
+def test_every_view_opens_from_the_url(three: dict[str, str], view: str, marks: int) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.query_params["compare_chart"] = view
+    app.switch_page("compare.py").run()
+    assert not app.exception
+    assert app.segmented_control(key="compare_chart").value == view
+    ids = [custom for figure in figures(app) for trace in figure["data"] for custom in trace.get("customdata", [])]
+    flat = {one[0] if isinstance(one[0], str) else one[0][0] for one in ids}
+    assert len(flat & set(three.values())) == marks
+
+
+def test_settings_show_only_what_differs_until_all_is_asked_for(three: dict[str, str]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.query_params["compare_chart"] = "Settings"
+    app.switch_page("compare.py").run()
+    shown = next(frame.value for frame in app.dataframe if "setting" in frame.value.columns)
+    assert "pruning.method" in shown["setting"].tolist()
+    assert "evaluation.limit" not in shown["setting"].tolist()
+    assert list(shown.columns)[:2] == ["setting", three["dense"]]  # the baseline first
+    app.toggle(key="compare_only").set_value(False).run()
+    everything = next(frame.value for frame in app.dataframe if "setting" in frame.value.columns)
+    assert "evaluation.limit" in everything["setting"].tolist()
+
+
+def test_the_data_of_a_chart_stands_beside_it(three: dict[str, str]) -> None:
+    app = compare_page()
+    app.toggle(key="compare_plot_cut_data").set_value(True).run()
+    rows = next(frame.value for frame in app.dataframe if "on the front" in frame.value.columns)
+    assert set(rows["id"]) == {three["dense"], three["taylor"]}
+    app.radio(key="compare_plot_cut_image").set_value("PNG").run()
+    config = json.loads(app.get("plotly_chart")[0].proto.config)
+    assert config["toImageButtonOptions"]["format"] == "png"
+
+
+def test_charts_and_tables_are_taken_as_files_that_can_be_read_again(three: dict[str, str], tmp_path: Path) -> None:
+    service = get_service()
+    assert service.compare.offered().runs == len(three)
+    ids = list(three.values())
+    table = service.compare.points(ids, service.compare.baselines(ids))
+    file = tmp_path / "points.parquet"
+    file.write_bytes(chart_box.parquet(table))
+    again = pd.read_parquet(file)
+    assert again["value"].tolist() == table["value"].tolist()
+    assert again["run_id"].tolist() == table["run_id"].tolist()
+    figure = charts.tradeoff(table, charts.qualities(table)[0])
+    page = chart_box.html_page(figure, "<script>name</script>").decode()
+    assert "<title>&lt;script&gt;name&lt;/script&gt;</title>" in page
+    assert "Plotly.newPlot" in page
+    assert 'src="http' not in page  # needs no network
+    assert three["taylor"] in page
