@@ -95,32 +95,8 @@ def scan_curve(
         worst = whole.sort_values("cost").iloc[-1]
         said = f" Dearest: layer {int(worst['layer'])}, {worst['perplexity']:.4g}."
     chart = figure("Each layer by itself", f"Perplexity with only that layer pruned.{said}", dark=dark, height=380)
-    for part, name in PARTS.items():
-        rows = table[table["part"] == part].sort_values("layer")
-        if rows.empty:
-            continue
-        chart.add_trace(
-            go.Scatter(
-                x=rows["layer"],
-                y=rows["perplexity"],
-                mode="lines+markers",
-                name=name,
-                line={
-                    "color": method_colour(method, dark) if part == "layer" else p.muted,
-                    "width": 2 if part == "layer" else 1.5,
-                    "dash": _DASHES[part],
-                },
-                marker=marker(method, list(PARTS).index(part), dark, 8 if part == "layer" else 6),
-                error_y={"type": "data", "array": (Z95 * rows["stderr"].fillna(0)).tolist(), "thickness": 1, "width": 2}
-                if part == "layer"
-                else None,
-                customdata=rows[["cost", "cost_stderr", "removed"]].fillna(0).to_numpy(),
-                hovertemplate=(
-                    f"layer %{{x}}, {name}<br>perplexity %{{y:.4g}}<br>%{{customdata[0]:+.4f}} ± "
-                    "%{customdata[1]:.4f} nats a token<br>%{customdata[2]:,} parameters<extra></extra>"
-                ),
-            )
-        )
+    for part in PARTS:
+        _line(chart, table[table["part"] == part].sort_values("layer"), part, method, dark)
     if dense is not None:
         chart.add_hline(
             y=dense, line={"color": p.ink, "width": 1, "dash": "dot"}, annotation_text=f"dense {dense:.4g}",
@@ -133,6 +109,31 @@ def scan_curve(
     chart.update_xaxes(title_text="layer", dtick=5 if table["layer"].nunique() > 12 else 1)
     chart.update_yaxes(title_text="perplexity" + (" (log)" if steep else ""), type="log" if steep else "linear")
     return chart
+
+
+def _line(chart: go.Figure, rows: pd.DataFrame, part: str, method: str, dark: bool) -> None:
+    """One part's perplexities; the whole layer's with their intervals."""
+    if rows.empty:
+        return
+    name, whole = PARTS[part], part == "layer"
+    colour = method_colour(method, dark) if whole else palette(dark).muted
+    bars = {"type": "data", "array": (Z95 * rows["stderr"].fillna(0)).tolist(), "thickness": 1, "width": 2}
+    chart.add_trace(
+        go.Scatter(
+            x=rows["layer"],
+            y=rows["perplexity"],
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "width": 2 if whole else 1.5, "dash": _DASHES[part]},
+            marker=marker(method, list(PARTS).index(part), dark, 8 if whole else 6),
+            error_y=bars if whole else None,
+            customdata=rows[["cost", "cost_stderr", "removed"]].fillna(0).to_numpy(),
+            hovertemplate=(
+                f"layer %{{x}}, {name}<br>perplexity %{{y:.4g}}<br>%{{customdata[0]:+.4f}} ± "
+                "%{customdata[1]:.4f} nats a token<br>%{customdata[2]:,} parameters<extra></extra>"
+            ),
+        )
+    )
 
 
 def scan_words(scan: Mapping[str, Any]) -> str:

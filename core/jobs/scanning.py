@@ -11,6 +11,8 @@ from core.jobs import stages
 from core.jobs.journal import Journal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from core.jobs.pipeline import Setting
     from core.models.loading import LoadedModel
     from core.models.streaming import Streamed
@@ -26,52 +28,18 @@ def scan_stage(
 ) -> None:
     """Scan, and write `stages/scan.json`: the text's protocol, the dense model, and every row.
 
-    calibration: the windows that the method reads, or None. The stage before it, if any, is finished here once nothing
-    is left to calibrate in front of the first layer.
+    calibration: the windows that the method reads, or None. cache: where its scores are kept.
     """
-    import torch
-
     from core.data.corpora import evaluation_windows
-    from core.pruning.prune import job_of, resident
-    from core.pruning.scan import Found, Scan
 
-    experiment, pruning, scan = setting.experiment, setting.experiment.pruning, setting.experiment.scan
-    assert pruning is not None
+    experiment, scan = setting.experiment, setting.experiment.scan
     assert scan is not None
     journal.begin(stages.SCAN)
-    progress = journal.progress()
     windows = evaluation_windows(experiment.evaluation.perplexity[0], loaded.tokenizer)
     done = _done(journal)
-    job = job_of(
-        streamed or resident(loaded.model, setting.device, calibration),
-        pruning,
-        architecture=setting.source.architecture,
-        windows=calibration,
-        seed=experiment.seed,
-        calibrate_progress=progress,
-        cache=cache,
-    )
-    total = len(job.plan.selected)
-    began = time.monotonic()
     earlier = sum(float(found.get("seconds") or 0) for found in done.values())
-
-    def take(layer: int, rows: list[Found]) -> None:
-        nonlocal began
-        now = time.monotonic()
-        found = [{"layer": row.layer, "part": row.part, "nll": row.nll, "removed": row.removed} for row in rows]
-        journal.write(stages.part("layer", layer, stages.SCAN), {"rows": found}, round(now - began, 3))
-        done[layer] = {"rows": found}
-        began = now
-
-    with torch.no_grad():
-        dense = Scan(
-            job,
-            windows.tokens,
-            by_part=scan.by == "part",
-            done=set(done),
-            tell=lambda share: progress(share * total, total, "layers"),
-        ).run(take)
-    for warning in dict.fromkeys(job.warnings):
+    dense, warnings = _scan(journal, setting, streamed or loaded.model, windows.tokens, calibration, cache, done)
+    for warning in warnings:
         journal.warn(warning)
     rows = [row for layer in sorted(done) for row in done[layer]["rows"]]
     journal.finish(
@@ -80,10 +48,53 @@ def scan_stage(
             "protocol": {**windows.info, "dtype": loaded.dtype},
             "dense": _judged(dense),
             "layers": [{**_about(row), **_judged(row["nll"], dense)} for row in rows],
-            "warnings": list(dict.fromkeys(job.warnings)),
+            "warnings": warnings,
         },
         extra_seconds=earlier,
     )
+
+
+def _scan(
+    journal: Journal,
+    setting: "Setting",
+    model: Any,
+    tokens: "Tensor",
+    calibration: Any,
+    cache: Any,
+    done: dict[int, dict[str, Any]],
+) -> tuple[list[float], list[str]]:
+    """Do what is not in `done`, put it there and into parts; returns the dense model's windows, and warnings."""
+    import torch
+
+    from core.models.body import Body
+    from core.pruning.prune import job_of, resident
+    from core.pruning.scan import Found, Scan
+
+    pruning, scan, progress = setting.experiment.pruning, setting.experiment.scan, journal.progress()
+    assert pruning is not None
+    job = job_of(
+        model if isinstance(model, Body) else resident(model, setting.device, calibration),
+        pruning,
+        architecture=setting.source.architecture,
+        windows=calibration,
+        seed=setting.experiment.seed,
+        calibrate_progress=progress,
+        cache=cache,
+    )
+    total, began = len(job.plan.selected), time.monotonic()
+
+    def take(layer: int, rows: list[Found]) -> None:
+        nonlocal began
+        found = [{"layer": row.layer, "part": row.part, "nll": row.nll, "removed": row.removed} for row in rows]
+        journal.write(stages.part("layer", layer, stages.SCAN), {"rows": found}, round(time.monotonic() - began, 3))
+        done[layer] = {"rows": found}
+        began = time.monotonic()
+
+    by_part = scan is not None and scan.by == "part"
+    work = Scan(job, tokens, by_part, set(done), tell=lambda share: progress(share * total, total, "layers"))
+    with torch.no_grad():
+        dense = work.run(take)
+    return dense, list(dict.fromkeys(job.warnings))
 
 
 def _done(journal: Journal) -> dict[int, dict[str, Any]]:
