@@ -27,10 +27,12 @@ if replay is not None:
     chat_stage.play(service, replay)
     st.stop()
 
-chosen = chat_choose.sides(service, compact=stage or blind)
+with st.container(key="chat_sides", horizontal=stage, vertical_alignment="center"):
+    chosen = chat_choose.sides(service, compact=stage or blind, bare=stage)
+    prepare = chat_stage.bar(service, chosen) if stage else False
 held = chat_place.says(service, chosen)
 if stage:
-    chat_stage.bar(service, chosen)
+    chat_stage.readiness(service, chosen, prepare=prepare)
 typed = st.chat_input(
     "Ask the model" if len(chosen) == 1 else f"Ask {'both' if len(chosen) == 2 else 'all'} models",
     key="chat_prompt",
@@ -47,5 +49,5 @@ if chosen:
     before = st.empty()  # drawn before what streams, so that nothing old stays in sight meanwhile
     if not conversation.turns:
         with before.container():
-            chat_keep.start(service, len(chosen))
+            chat_keep.start(service, chosen, stage=stage)
     chat_view.show(service, conversation)

@@ -1,6 +1,6 @@
 """Chat's choices: the model of each column, and the conversation that belongs to them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import streamlit as st
@@ -20,20 +20,25 @@ KEPT = "chat_conversation"
 _NAMES = ("Left", "Right", "Third", "Fourth")
 
 
-def sides(service: Service, *, compact: bool) -> list[tuple[str, str]]:
-    """Draw the columns' heads; the chosen models as (key, title), left first. Compact: the choice folds away."""
+def sides(service: Service, *, compact: bool, bare: bool = False) -> list[tuple[str, str]]:
+    """Draw the columns' heads; the chosen models as (key, title), left first.
+
+    Compact: the choice folds away, its names beside it; bare: without these.
+    """
     models = {model.key: model for model in service.chat_models()}
     labels = _labels(models)
     _link()
     places = SIDES[: st.session_state.setdefault(COUNT, 2)]
     _defaults(places, models)
     if compact:
-        with st.container(key="chat_models", horizontal=True, vertical_alignment="center"):
+        width: Literal["content", "stretch"] = "content" if bare else "stretch"
+        with st.container(key="chat_models", horizontal=True, vertical_alignment="center", width=width):
             with st.popover(f"{len(places)} models", icon=":material/view_column:", key="chat_choice"):
                 picked = [_pick(place, labels) for place in places]
                 _more(len(places))
             names = " · ".join(labels.get(key, key) for key in picked if key)
-            st.html(f'<p class="esp-fact esp-chat-names">{theme.html(names)}</p>')
+            if not bare:
+                st.html(f'<p class="esp-fact esp-chat-names">{theme.html(names)}</p>')
         found = [_checked(service, models.get(key), key, labels) for key in picked if key]
         return [each for each in found if each is not None]
     chosen = []

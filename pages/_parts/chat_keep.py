@@ -1,5 +1,6 @@
 """What stays: kept conversations and their exports, and prompts to start from."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -89,19 +90,26 @@ def _take(text: str) -> None:
     st.session_state[TAKEN] = text
 
 
-def start(service: Service, models: int) -> None:
+def start(service: Service, chosen: Sequence[tuple[str, str]], *, stage: bool = False) -> None:
     """Before the first prompt: what happens, and prompts to start from."""
-    who = "The model answers here." if models == 1 else (
-        f"{'Both' if models == 2 else 'All'} models get the same prompt and answer at the same time."
-    )  # fmt: skip
-    st.html(f'<p class="esp-chat-empty">{html(who)} Each keeps its own side of the conversation.</p>')
+    if stage:
+        said = " · ".join(title for _, title in chosen)
+    elif len(chosen) == 1:
+        said = "The model answers here. It keeps its own side of the conversation."
+    else:
+        who = "Both" if len(chosen) == 2 else "All"
+        said = f"{who} models get the same prompt and answer at the same time. Each keeps its own side."
+    st.html(f'<p class="esp-chat-empty">{html(said)}</p>')
     own = service.talks.prompts.read()
+    texts = [*own, *service.talks.offered_prompts]
     with st.container(key="chat_starts", horizontal=True, horizontal_alignment="center"):
-        for place, text in enumerate([*own, *service.talks.offered_prompts]):
+        for place, text in enumerate(texts[:ON_STAGE] if stage else texts):
             st.button(
                 plain(_short(text)), key=f"chat_start_{place}", on_click=_take, args=(text,),
                 help=plain(text) if len(text) > SHORT else None, icon=":material/bookmark:" if text in own else None,
             )  # fmt: skip
+    if stage:
+        return
     if own:
         with (
             st.container(key="chat_own", horizontal=True, horizontal_alignment="center"),
@@ -115,6 +123,8 @@ def start(service: Service, models: int) -> None:
 
 
 SHORT = 60
+ON_STAGE = 4
+"""Prompts offered on the stage: as many as fit."""
 
 
 def _short(text: str) -> str:

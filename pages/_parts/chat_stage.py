@@ -37,20 +37,24 @@ def dress() -> None:
     st.html(STYLES)
 
 
-def bar(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
-    """Make ready, and the preset."""
-    with st.container(key="chat_stage_bar", horizontal=True, vertical_alignment="center"):
-        wanted = st.button(
-            "Prepare", key="chat_prepare", icon=":material/check_circle:", disabled=not chosen,
-            help="Checks memory, then loads and warms all chosen models, so that the first prompt need not wait.",
-        )  # fmt: skip
+def bar(service: Service, chosen: Sequence[tuple[str, str]]) -> bool:
+    """The preset, and the button that makes ready; whether that was pressed."""
+    with st.container(key="chat_stage_bar", horizontal=True, vertical_alignment="center", width="content"):
         st.button(
             "0 · 10 · 30 · 50 %", key="chat_ladder", icon=":material/stairs:", on_click=_ladder, args=(service,),
             help="The dense model beside its runs at 10, 30 and 50 %.",
         )  # fmt: skip
-        if (said := st.session_state.pop(SAID, "")) != "":
-            st.html(theme.note(said, level="info"))
-    if wanted:
+        return st.button(
+            "Prepare", key="chat_prepare", icon=":material/check_circle:", disabled=not chosen,
+            help="Checks memory, then loads and warms all chosen models, so that the first prompt need not wait.",
+        )  # fmt: skip
+
+
+def readiness(service: Service, chosen: Sequence[tuple[str, str]], *, prepare: bool) -> None:
+    """Make the models ready, or say that they are; and what the preset could not find."""
+    if (said := st.session_state.pop(SAID, "")) != "":
+        st.html(theme.note(said, level="info"))
+    if prepare:
         _prepare(service, chosen)
     elif st.session_state.get(READY, ("", ""))[0] == _names(chosen):
         st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(st.session_state[READY][1])}</p>')

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
 
+from core.errors import InputError
 from core.service import Service
 from pages._parts import chat_choose, chat_lens, chat_vote
-from pages._parts.theme import html, size
+from pages._parts.theme import html, plain, size
 
 if TYPE_CHECKING:
     from core.chat.answers import Answer, Turn
@@ -138,12 +139,21 @@ def _actions(service: Service, conversation: "Conversation", turn: "Turn") -> No
             key = f"chat_edited_{turn.number}_{turn.attempt}"
             st.text_area("Prompt", turn.prompt, key=key, max_chars=20_000, height=120, label_visibility="collapsed")
             st.button("Ask this instead", key="chat_ask_edited", on_click=_again, args=(conversation, key))
-        saved = turn.prompt.strip() in (*service.talks.offered_prompts, *service.talks.prompts.read())
+        if turn.prompt.strip() in service.talks.offered_prompts:
+            return
+        saved = turn.prompt.strip() in service.talks.prompts.read()
         st.button(
             "Prompt saved" if saved else "Save the prompt", key="chat_save_prompt", icon=":material/bookmark:",
-            type="tertiary", disabled=saved, on_click=service.talks.prompts.add, args=(turn.prompt,),
+            type="tertiary", disabled=saved, on_click=_save, args=(service, turn.prompt),
             help="Offered to start from, in every new conversation.",
         )  # fmt: skip
+
+
+def _save(service: Service, prompt: str) -> None:
+    try:
+        service.talks.prompts.add(prompt)
+    except InputError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
 
 
 def _again(conversation: "Conversation", key: str | None = None) -> None:
