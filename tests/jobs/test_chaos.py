@@ -368,7 +368,7 @@ def test_a_real_disk_that_is_full_holds_worker_queue_and_store_until_there_is_ro
     ballast = fill(small_disk)
     until(lambda: not any(run.worker_lives() for run in runs_of(home)))
     time.sleep(4)  # the app tries, cannot, and goes on
-    assert psutil.pid_exists(pid)
+    assert not _gone(pid), (home / "app.log").read_text()[-3000:]
     if killed:
         os.kill(pid, signal.SIGKILL)
     assert_true_states(home)
@@ -376,7 +376,7 @@ def test_a_real_disk_that_is_full_holds_worker_queue_and_store_until_there_is_ro
     if killed:
         server.app()
     else:
-        until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        until(lambda: _gone(pid))
     assert_true_states(home)
     states = [(run.status().state, run.status().cause) for run in runs_of(home)]
     assert len(states) == 3
