@@ -51,6 +51,6 @@ def quick_look() -> list[Experiment]:
 def dense_like(experiment: Experiment) -> Experiment:
     """The dense model, judged as `experiment` is, but for fidelity, which compares with the dense model."""
     model = experiment.model.name.removeprefix("builtin:").rstrip("/").rpartition("/")[2]
-    as_it_is = {"pruning": None, "recovery": None, "model.quantised": None}
+    as_it_is = {"pruning": None, "recovery": None, "scan": None, "model.quantised": None}
     changes = {**as_it_is, "evaluation.fidelity": False, "name": f"{model}, dense"}
     return experiment.with_changes(changes)

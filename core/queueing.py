@@ -121,7 +121,7 @@ class QueueOfRuns:
         taken = {setting.hash for setting in known}
         missing = []
         for setting in known:
-            if setting.experiment.dense:
+            if setting.experiment.dense or setting.experiment.scan is not None:  # a scan judges the dense model itself
                 continue
             dense = previews.settle(presets.dense_like(setting.experiment))
             if dense.hash not in taken and not history.identical(self._store, dense.hash, (*ACTIVE, "COMPLETE")):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from core import experiment as module
 from core import validated, yaml_text
 from core.errors import ExperimentError
-from core.experiment import Experiment, Resolved, describe, experiment_hash, schema
+from core.experiment import Experiment, Resolved, canonical, describe, experiment_hash, schema
 
 RESOLVED = Resolved(model="abc", dtype="float32", device_type="cpu", n_layers=30)
 
@@ -249,3 +249,44 @@ def test_every_field_is_described() -> None:
 def test_the_schema_is_json_and_carries_the_descriptions() -> None:
     text = json.dumps(schema())
     assert json.dumps(describe("pruning.ratio"))[1:-1] in text
+
+
+SCAN = {"pruning": {"method": "taylor", "ratio": 0.3}, "scan": {}}
+
+
+def test_a_scan_measures_perplexity_alone_and_reads_back_as_it_was() -> None:
+    made = Experiment.parse(SCAN)
+    assert made.scan is not None
+    assert (made.evaluation.tasks, made.evaluation.fidelity, made.evaluation.speed) == ((), False, False)
+    assert Experiment.from_yaml(made.to_yaml()) == made
+    assert made.with_changes({"pruning.layers": [1, 2]}).scan == made.scan
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pruning": None}, "nothing to try"),
+        ({"pruning": {"method": "hidden", "ratio": 0.2}}, "no single layers"),
+        ({"pruning": {"method": "taylor", "target": "model"}}, "leave target out"),
+        ({"pruning": {"method": "wanda", "allocation": "owl"}}, "leave allocation out"),
+        ({"pruning": {"method": "l1", "same_sizes": True}}, "leave same_sizes out"),
+        ({"recovery": {"kind": "lora"}}, "trains nothing"),
+        ({"evaluation": {"tasks": ["piqa"]}}, "leave evaluation.tasks out"),
+        ({"evaluation": {"limit": 5}}, "leave evaluation.limit out"),
+        ({"evaluation": {"perplexity": []}}, "must be one text"),
+        ({"scan": {"by": "row"}}, "'layer' or 'part'"),
+        ({"scan": {"step": 2}}, "step"),
+    ],
+)
+def test_what_does_not_apply_to_a_scan_is_refused_with_a_reason(changes: dict, said: str) -> None:
+    with pytest.raises(ExperimentError, match=said):
+        Experiment.parse({**SCAN, **changes})
+
+
+def test_a_field_that_is_new_leaves_every_hash_as_it_was_and_a_scan_is_another_run() -> None:
+    resolved = Resolved("m", "float32", "cpu", 30)
+    run = Experiment.parse({"pruning": SCAN["pruning"], "evaluation": {"tasks": [], "fidelity": False, "speed": False}})
+    assert "scan" not in canonical(run, resolved)
+    scan = Experiment.parse(SCAN)
+    assert experiment_hash(scan, resolved) != experiment_hash(run, resolved)
+    assert experiment_hash(scan.with_changes({"scan.by": "part"}), resolved) != experiment_hash(scan, resolved)
