@@ -10,8 +10,8 @@ import pandas as pd
 
 from core import yaml_text
 from core.charts_words import canonical
-from core.errors import InputError
-from core.experiment import Recovery, RecoveryData
+from core.errors import EspalierError
+from core.experiment import Experiment, Recovery, RecoveryData
 
 RECOVERED = {"lora": "LoRA", "distillation": "distilled"}
 """Kinds of recovery, as people read them behind a method."""
@@ -93,19 +93,32 @@ def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
     return names
 
 
+def _read(text: str) -> dict[str, Any]:
+    """The experiment as a mapping; of a file that this version cannot read, what it says."""
+    try:
+        return Experiment.from_yaml(text).to_dict()
+    except EspalierError:
+        pass
+    try:
+        return yaml_text.load_mapping(text)
+    except EspalierError:
+        return {}
+
+
 @lru_cache(maxsize=4096)
 def _settings(text: str) -> Mapping[str, Any]:
-    """Dotted fields of an experiment's YAML that say which line a run belongs to."""
-    try:
-        data = yaml_text.load_mapping(text)
-    except InputError:
-        return {}
+    """Dotted fields of an experiment that say which line a run belongs to, defaults filled in: a file that was written
+    before a setting existed says the same as one that has it. Seeds are no setting: they make the band."""
+    data = _read(text)
     flat: dict[str, Any] = {}
     for field in _SERIES_FIELDS:
         value: Any = data
         for part in field.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         flat[field] = value
+    calibration = flat["pruning.calibration"]
+    if isinstance(calibration, Mapping):
+        flat["pruning.calibration"] = {k: v for k, v in calibration.items() if k not in ("seed", "batch_size")}
     return flat
 
 
@@ -116,6 +129,8 @@ def _short(field: str, value: Any) -> str:
         return "whole model" if value == "model" else "selected layers"
     if field == "recovery":
         return _recovery_words(value)
+    if field == "pruning.calibration" and isinstance(value, Mapping):
+        return _calibration_words(value)
     if isinstance(value, Mapping):
         shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
         return " ".join(shown) or "default"
@@ -124,6 +139,14 @@ def _short(field: str, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "default" if value is None else str(value).replace("_", " ")
+
+
+def _calibration_words(value: Mapping[str, Any]) -> str:
+    """`calibrated on 32 × 512 of passages`: number and length of the texts, and where they come from."""
+    source = str(value.get("path") or value.get("corpus") or "a text").rsplit("/", 1)[-1]
+    split = value.get("split", "train")
+    words = f"calibrated on {value.get('samples', '?')} × {value.get('length', '?')} of {source}"
+    return words if split == "train" else f"{words}, {split}"
 
 
 def _recovery_words(value: Any) -> str:

@@ -183,7 +183,8 @@ def delta_heatmap(table: pd.DataFrame, tasks: Sequence[Quality], *, dark: bool =
 
 
 def _cell(row: Mapping[str, object] | pd.Series) -> str:
-    return f"{100 * float(row['delta']):+.1f} {row['mark']}".replace("-", "−").strip()  # type: ignore[arg-type]
+    points = f"{100 * float(row['delta']):+.1f}".replace("-", "−")  # type: ignore[arg-type]
+    return f"{'0.0' if points in ('+0.0', '−0.0') else points} {row['mark']}".strip()
 
 
 def _cell_hover(row: pd.Series, quality: Quality) -> str:

@@ -30,7 +30,7 @@ from core.charts_style import figure, measured, palette, percent
 
 Size = Literal["removed", "parameters", "bytes"]
 FRONT = "Pareto front"
-TOGETHER = "Real cuts and masks"
+TOGETHER = "All runs"
 _REFERENCES = ("dense", "quantised")
 _SIZE_TITLES = {
     ("removed", "cut"): "share of the whole model removed",

@@ -26,7 +26,8 @@ def show(shown: Shown) -> None:
         return
     chart = charts.many_runs(shown.table, chosen, dark=theme.dark())
     rows = charts.many_rows(shown.table, chosen).rename(columns={quality.key: quality.label for quality in chosen})
-    chart_box.show(chart, "many runs", "compare_plot_many", rows.reset_index(names="id"))
+    with st.container(key="compare_wide"):  # on a phone it scrolls: six axes want their room
+        chart_box.show(chart, "many runs", "compare_plot_many", rows.reset_index(names="id"))
     st.html(
         f'<p class="esp-fact">A line a run; coloured by {theme.html(chosen[0].label)}: the better, the stronger. '
         "Better is up on measured axes. Drag along an axis to pick runs, and its name to move it.</p>"

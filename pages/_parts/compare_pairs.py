@@ -20,10 +20,10 @@ _LONGEST = 1200
 
 def view(shown: Shown) -> None:
     """The view of Compare's picker."""
-    show(shown.service, shown.table)
+    show(shown.service, shown.table, shown.pinned)
 
 
-def show(service: Service, table: pd.DataFrame) -> None:
+def show(service: Service, table: pd.DataFrame, pinned: str | None = None) -> None:
     """Pick two of the compared runs; their differences, then the flipped documents."""
     runs = charts.at_order(table).drop_duplicates("run_id")
     names = dict(zip(runs["run_id"].astype(str), runs["label"].astype(str), strict=True))
@@ -31,7 +31,9 @@ def show(service: Service, table: pd.DataFrame) -> None:
         st.html('<p class="esp-fact">Tick a second run to hold it against the first.</p>')
         return
     pruned = runs.loc[runs["kind"].ne("dense"), "run_id"].astype(str).tolist()
-    first, second = _choose(names, list(names).index(pruned[0]) if pruned else 1)
+    start = list(names).index(pinned) if pinned in names else 0
+    others = [list(names).index(run) for run in [*pruned, *names] if list(names).index(run) != start]
+    first, second = _choose(names, start, others[0])
     if first == second:
         st.html('<p class="esp-fact">Both are the same run.</p>')
         return
@@ -46,14 +48,16 @@ def show(service: Service, table: pd.DataFrame) -> None:
         _flips(service, found, names)
 
 
-def _choose(names: Mapping[str, str], other: int) -> tuple[str, str]:
+def _choose(names: Mapping[str, str], start: int, other: int) -> tuple[str, str]:
     ids = list(names)
     left, right = st.columns(2)
     with left:
-        first = st.selectbox("From", ids, key="compare_pair_first", format_func=lambda run: names[run])
+        first = st.selectbox(
+            "From", ids, index=start, key="compare_pair_first", bind="query-params", format_func=lambda run: names[run]
+        )
     with right:
         second = st.selectbox(
-            "To", ids, index=other or 1, key="compare_pair_second", format_func=lambda run: names[run]
+            "To", ids, index=other, key="compare_pair_second", bind="query-params", format_func=lambda run: names[run]
         )
     return str(first), str(second)
 
@@ -191,11 +195,12 @@ def _flips(service: Service, found: RunPair, names: Mapping[str, str]) -> None:
     rows = {f"{row.task} {row.metric}": row for row in found.tasks}
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     with left:
-        row = rows[st.selectbox("Task", list(rows), key="compare_flips_task")]
+        moved = next((place for place, each in enumerate(rows.values()) if each.paired.lost), 0)
+        row = rows[st.selectbox("Task", list(rows), index=moved, key="compare_flips_task", bind="query-params")]
     counted = {LOST: row.paired.lost, WON: row.paired.won}
     with right:
         way = st.segmented_control(
-            "Which way", [LOST, WON], default=LOST, required=True, key="compare_flips_way",
+            "Which way", [LOST, WON], default=LOST, required=True, key="compare_flips_way", bind="query-params",
             format_func=lambda option: f"{option} ({counted[option]:,})",
         )  # fmt: skip
     total = counted[str(way)]

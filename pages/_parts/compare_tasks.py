@@ -11,6 +11,9 @@ from core import charts
 from pages._parts import chart_box, theme
 from pages._parts.compare_views import Shown
 
+NARROW = 3
+"""Tasks whose cells fit a phone; more of them scroll."""
+
 
 def dots(shown: Shown) -> None:
     """A row a task, a dot a run, a line from its baseline's value to it."""
@@ -52,7 +55,8 @@ def heatmap(shown: Shown) -> None:
         st.html('<p class="esp-fact">No difference to show: no chosen run was judged like its baseline.</p>')
         return
     columns = ["label", "task", "delta", "low", "high", "p", "paired", "mark", "run_id"]
-    chart_box.show(chart, "difference by task", "compare_plot_heatmap", data[columns])
+    with st.container(key="compare_wide" if len(shown.tasks) > NARROW else "compare_narrow"):
+        chart_box.show(chart, "difference by task", "compare_plot_heatmap", data[columns])
     st.html(
         f'<p class="esp-fact">Points of accuracy against {theme.html(shown.against)}. ▲ better, ▼ worse at 5 %, '
         "corrected by Holm over all cells; the rest may be luck. Document by document where both runs answered the "
