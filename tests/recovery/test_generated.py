@@ -7,6 +7,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from core.errors import Cancelled
 from core.recovery import generated as module
 from core.recovery.generated import PROMPT, generated
 
@@ -91,3 +92,20 @@ def test_of_two_runs_that_want_the_same_text_one_writes_and_the_other_waits(
     model.generate = None
     assert write(model, tokenizer, tmp_path, progress=progress) == first
     assert len(told) == 3
+
+
+def test_it_tells_of_every_token_and_can_be_cancelled_within_a_batch(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    told: list[float] = []
+
+    def progress(done: float, total: float, _unit: str) -> None:
+        told.append(done / total)
+        if len(told) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        write(tiny_llama(), tiny_tokenizer(), tmp_path, progress=progress)
+    assert told == sorted(told)
+    assert told[-1] < 1
+    assert not list(tmp_path.glob("*.json"))
