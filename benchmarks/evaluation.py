@@ -156,35 +156,45 @@ def main(arguments: list[str]) -> None:
         tasks.evaluate_task(each.model, each.tokenizer, "openbookqa", limit=2)
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU, one thread"
     sys.stdout.write(f"torch {torch.__version__}, {kind}; limit {chosen.limit}\n")
-    known: dict[tuple[str, str], Measured] = {}
+    found = [measure(chosen, models, name) for name in chosen.tasks]
     for dtype in chosen.dtype:
-        table(chosen, models, dtype, known)
+        table(chosen, dtype, found)
 
 
-def table(
-    chosen: argparse.Namespace, models: dict[str, Any], dtype: str, known: dict[tuple[str, str], Measured]
-) -> None:
-    """All tasks in one dtype; what stock took in its own is measured once."""
-    device, theirs = chosen.device, chosen.stock_dtype or dtype
-    unit = "s" if device.startswith("cuda") else "CPU s"
+Found = dict[tuple[str, str], Measured]
+"""What one task came to: ("stock" or "ours", dtype) → Measured."""
+
+
+def measure(chosen: argparse.Namespace, models: dict[str, Any], name: str) -> Found:
+    """One task in every way, one right after the other, so that all have the same machine; stock once a dtype."""
+    found: Found = {}
+    for dtype in chosen.dtype:
+        theirs = chosen.stock_dtype or dtype
+        if not chosen.ours and ("stock", theirs) not in found:
+            held = models[theirs]
+            found["stock", theirs] = stock(
+                held.model, held.tokenizer, name, chosen.limit, chosen.stock_batch, chosen.device
+            )
+        if not chosen.stock:
+            held = models[dtype]
+            found["ours", dtype] = ours(held.model, held.tokenizer, name, chosen.limit, chosen.device)
+    return found
+
+
+def table(chosen: argparse.Namespace, dtype: str, found: list[Found]) -> None:
+    """All tasks in one dtype beside stock."""
+    theirs = chosen.stock_dtype or dtype
+    unit = "s" if chosen.device.startswith("cuda") else "CPU s"
     sys.stdout.write(f"\nours in {dtype}, stock in {theirs} with batch size {chosen.stock_batch}\n\n")
     row("task", f"stock {unit}", f"ours {unit}", "ratio", "tokens stock", "tokens ours", "max |Δ|", "other choices")
     row("---", *["---:"] * 7)
     total, every_tie, unlike, largest = [Measured(0, 0, []), Measured(0, 0, [])], [], 0, 0.0
-    for name in chosen.tasks:
-        pair: list[Measured | None] = [None, None]
-        if not chosen.ours:
-            held = models[theirs]
-            if (theirs, name) not in known:
-                known[theirs, name] = stock(held.model, held.tokenizer, name, chosen.limit, chosen.stock_batch, device)
-            pair[0] = known[theirs, name]
-        if not chosen.stock:
-            held = models[dtype]
-            pair[1] = ours(held.model, held.tokenizer, name, chosen.limit, device)
-        for whole, one in zip(total, pair, strict=True):
-            if one is not None:
-                whole.seconds += one.seconds
-                whole.tokens += one.tokens
+    for name, one in zip(chosen.tasks, found, strict=True):
+        pair = [one.get(("stock", theirs)), one.get(("ours", dtype))]
+        for whole, each in zip(total, pair, strict=True):
+            if each is not None:
+                whole.seconds += each.seconds
+                whole.tokens += each.tokens
         delta, wrong, ties = compare(name, pair[1], pair[0]) if pair[0] and pair[1] else (0.0, 0, [])
         every_tie += ties
         unlike += wrong
