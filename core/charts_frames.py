@@ -298,6 +298,8 @@ def at(table: pd.DataFrame, quality: Quality) -> pd.DataFrame:
 
 def at_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the dense model first, then by method and by what was removed."""
+    if len(rows) < 2:
+        return rows
     rows = rows.assign(_order=(rows["kind"] != "dense").astype(int))
     return rows.sort_values(["_order", "kind", "series", "removed", "run_id"]).drop(columns="_order")
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -123,7 +124,7 @@ class Experiment(Section):
     @classmethod
     def from_yaml(cls, text: str) -> "Experiment":
         """Read YAML 1.2 (at most 64 KiB, no aliases). ExperimentError says what is wrong and where."""
-        return cls.parse(yaml_text.load_mapping(text))
+        return _read(text)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data of every field that applies."""
@@ -166,6 +167,12 @@ class Experiment(Section):
             if path.endswith(".path") and value is not None and f"{'.'.join(parents)}.corpus" not in changes:
                 node.pop("corpus", None)
         return type(self).parse(data)
+
+
+@lru_cache(maxsize=512)
+def _read(text: str) -> Experiment:
+    """Runs are opened far more often than written, and an Experiment never changes."""
+    return Experiment.parse(yaml_text.load_mapping(text))
 
 
 def without_scan(experiment: Experiment) -> str:

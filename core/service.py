@@ -295,6 +295,11 @@ class Service(QueueOfRuns, ExportsOfRuns):
         names = [entry.name for entry in self.catalogue() if entry.offline]
         return talkers.of(self.home, self.runs(), names)
 
+    def talker(self, run_id: str) -> str | None:
+        """The key of a run's model, the last one, in `chat_models`; None where it kept none."""
+        found = talkers.saved(self.home, self._store.runs("id = ?", [run_id]))
+        return found[0].key if found else None
+
     def chat_client(self) -> ChatClient:
         """The inference worker's client, one for the process."""
         with self._lock:

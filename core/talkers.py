@@ -1,5 +1,6 @@
 """Models that can be talked to: dense ones that are on this machine, then saved runs, before and after recovery."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,11 +25,16 @@ def of(home: Path, runs: pd.DataFrame, offline: Iterable[str]) -> list[ChatModel
     names = list(offline)
     names += [name for name in complete.model.dropna().unique() if name not in names]
     dense = [_dense_model(name) for name in names]
+    return [*(model for model in dense if model is not None), *saved(home, runs)]
+
+
+def saved(home: Path, runs: pd.DataFrame) -> list[ChatModel]:
+    """The saved models of `runs`, in their order."""
     judged = runs.state.isin(OVER) & runs.recovery.notna() & runs.params_after.notna()
     pruned = runs[runs.method.notna() & (runs.state.eq("COMPLETE") | judged)]
     columns = (pruned[name] for name in ("id", "name", "params_after", "bytes", "recovery", "state"))
-    saved = [model for row in zip(*columns, strict=True) for model in _saved_models(home, *row)]
-    return [*(model for model in dense if model is not None), *saved]
+    root = f"{home}/runs/"
+    return [model for row in zip(*columns, strict=True) for model in _saved_models(root, *row)]
 
 
 def _dense_model(name: str) -> ChatModel | None:
@@ -42,15 +48,14 @@ def _dense_model(name: str) -> ChatModel | None:
 
 
 def _saved_models(
-    home: Path, run_id: str, name: str, params: float, size: float, recovery: str | None, state: str
+    root: str, run_id: str, name: str, params: float, size: float, recovery: str | None, state: str
 ) -> list[ChatModel]:
-    """The last model first: its key is the run's id."""
-    folder = home / "runs" / run_id
-    counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size))
-    if pd.isna(recovery):
-        wanted = [(run_id, name, folder / "model")]
+    """The last model first: its key is the run's id. Quick: most of ten thousand runs keep no model."""
+    if not isinstance(recovery, str):
+        wanted = [(run_id, name, "model")]
     else:
-        wanted = [(run_id, f"{name}, recovered", folder / "recovered")] if state == "COMPLETE" else []
-        wanted.append((f"{run_id}{PRUNED}", f"{name}, before recovery", folder / "model"))
-    there = [each for each in wanted if (each[2] / "config.json").is_file()]
-    return [ChatModel(key, title, counted, stored, path, None, run_id) for key, title, path in there]
+        wanted = [(run_id, f"{name}, recovered", "recovered")] if state == "COMPLETE" else []
+        wanted.append((f"{run_id}{PRUNED}", f"{name}, before recovery", "model"))
+    there = [each for each in wanted if os.path.isfile(f"{root}{run_id}/{each[2]}/config.json")]  # noqa: PTH113
+    counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size)) if there else (0, 0)
+    return [ChatModel(key, title, counted, stored, Path(root, run_id, of), None, run_id) for key, title, of in there]

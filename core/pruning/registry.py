@@ -139,7 +139,7 @@ def methods() -> dict[str, Method]:
 
 def get(name: str) -> Method:
     """The method registered under `name`; UnknownNameError lists what there is."""
-    known = methods()
-    if name not in known:
-        raise UnknownNameError("pruning method", name, known)
-    return known[name]
+    _import_methods()
+    if name not in _methods:
+        raise UnknownNameError("pruning method", name, methods())
+    return _methods[name]

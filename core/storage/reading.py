@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def read_run(directory: Path) -> RunRows | None:
     except OSError:
         return None
     try:
-        experiment: Experiment | None = _parsed(text)
+        experiment: Experiment | None = Experiment.from_yaml(text)
         problem = ""
     except EspalierError as error:
         experiment, problem = None, f"experiment.yaml cannot be read: {error.message}"
@@ -97,12 +96,6 @@ def read_run(directory: Path) -> RunRows | None:
         stages=_stages(directory.name, results.get("timings"), folder),
         scans=_scans(directory.name, _mapping(results.get("scan"))),
     )
-
-
-@lru_cache(maxsize=256)
-def _parsed(text: str) -> Experiment:
-    """A run that works is read twice a second, and its experiment never changes."""
-    return Experiment.from_yaml(text)
 
 
 def _results(folder: RunDirectory) -> Mapping[str, Any]:

@@ -113,7 +113,7 @@ def _buttons(service: Service, detail: RunDetail) -> None:
         _look(detail)
     else:
         st.button("Retry run", key="runs_retry", icon=":material/refresh:", on_click=_retry, args=(service, run_id))
-    talker = next((model.key for model in service.chat_models() if model.run_id == run_id), None)
+    talker = service.talker(run_id)
     if talker and st.button("Chat", key="runs_chat", icon=":material/forum:"):
         st.switch_page("chat.py", query_params={"model": talker})
     runs_export.button(service, run_id)
