@@ -215,6 +215,8 @@ class Talks:
         return first_words(text, at)
 
     @staticmethod
-    def allowed(key: str) -> None:
-        """InputError where a typed folder lies outside what pages may read."""
-        roots.require_model(key)
+    def file_bytes(key: str) -> int | None:
+        """Bytes of the weight files in a typed folder; None for what is no folder pages may read."""
+        if not roots.inside(key) or not (folder := Path(key).expanduser()).is_dir():
+            return None
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

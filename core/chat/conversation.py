@@ -24,6 +24,8 @@ __all__ = ["Answer", "Conversation", "Turn"]
 
 PATIENCE = 5.0
 """Seconds that a stopped answer may take to end in an orderly way, with its figures."""
+UNSEEN = 60.0
+"""Seconds after which an answer stops that a page showed once and shows no more: its tab is gone."""
 LOOK = 0.2
 """Seconds between two looks at what an answer waits for before it is asked for."""
 
@@ -72,6 +74,7 @@ class Conversation:
         self.hold: Callable[[], str] = lambda: ""
         self.label = label
         self.turns: list[Turn] = []
+        self._seen: float | None = None
         self._client = client
         self._transcript = Transcript(folder, self.id) if folder is not None else None
 
@@ -85,6 +88,10 @@ class Conversation:
     def busy(self) -> bool:
         """Whether an answer is under way."""
         return any(answer.live for turn in self.turns for answer in turn.answers)
+
+    def look(self) -> None:
+        """Somebody sees this conversation now. Who calls it once goes on calling it while answers stream."""
+        self._seen = time.monotonic()
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -205,7 +212,7 @@ class Conversation:
             answer.ended.set()
 
     def _may_begin(self, answer: Answer) -> bool:
-        while not answer.stopping and (reason := self.hold()):
+        while not self._over(answer) and (reason := self.hold()):
             answer.notice = reason
             time.sleep(LOOK)
         return not answer.stopping
@@ -220,10 +227,18 @@ class Conversation:
                 self._client.cancel(events.id)
             for event in events:
                 answer.hear(event)
-                if answer.stopping:
+                if self._over(answer):
+                    if not given_up:
+                        self._client.cancel(events.id)
                     given_up = given_up or time.monotonic() + PATIENCE
                     if time.monotonic() > given_up:
                         break
+
+    def _over(self, answer: Answer) -> bool:
+        """Whether it was stopped, or nobody looks any more."""
+        if self._seen is not None and time.monotonic() - self._seen > UNSEEN:
+            answer.stopping = True
+        return answer.stopping
 
     def _write(self, turn: Turn, side: int) -> None:
         answer = turn.answers[side]

@@ -149,7 +149,8 @@ def _head(service: Service, model: ChatModel | None, key: str, place: str) -> st
     except EspalierError as error:
         st.html(theme.note(str(error), level="error"))
         return None
-    size = f" · {theme.size(model.bytes)}" if model else ""
+    stored = model.bytes if model else service.talks.file_bytes(key)
+    size = f" · {theme.size(stored)}" if stored else ""
     with st.container(key=f"chat_head_{place}", horizontal=True, vertical_alignment="center"):
         if branches:
             theme.figure(branches, scale="small")

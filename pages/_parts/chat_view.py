@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import StopException
 
 from core.errors import InputError
 from core.service import Service
@@ -55,6 +54,7 @@ def show(service: Service, conversation: "Conversation", *, fixed: bool = False)
     for box in boxes:
         _draw(box, facts, chat_lens.said(service, box.turn, box.side, reading))
     if any(box.answer.live for box in boxes):
+        conversation.look()
         _follow(conversation, boxes, facts)
         st.rerun()
     if reading.lens:
@@ -106,19 +106,16 @@ def _pace(turn: "Turn") -> int | None:
 
 
 def _follow(conversation: "Conversation", boxes: list[Box], facts: dict[str, str]) -> None:
-    """Draw what streams until all has ended. A click elsewhere ends the drawing, not the answers; a stop ends both."""
+    """Draw what streams until all has ended. A click elsewhere ends the drawing, not the answers."""
     streaming = [box for box in boxes if box.answer.live or box.turn.hidden]
     last = time.monotonic()
-    try:
-        while any(box.answer.live for box in streaming):
-            for box in streaming:
-                if _text(box, facts) != box.drawn or time.monotonic() - last > STILL_S:
-                    _draw(box, facts)
-                    last = time.monotonic()
-            time.sleep(LOOK_S)
-    except StopException:  # the browser's tab is gone, or the script was stopped
-        conversation.stop()
-        raise
+    while any(box.answer.live for box in streaming):
+        conversation.look()
+        for box in streaming:
+            if _text(box, facts) != box.drawn or time.monotonic() - last > STILL_S:
+                _draw(box, facts)
+                last = time.monotonic()
+        time.sleep(LOOK_S)
 
 
 def _prompt(turn: "Turn") -> None:

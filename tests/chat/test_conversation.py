@@ -172,6 +172,19 @@ def test_an_answer_waits_while_it_is_held_and_can_be_stopped_meanwhile(talk: Con
     assert one.state == "done"
 
 
+def test_an_answer_that_nobody_looks_at_any_more_stops(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.chat.conversation.UNSEEN", 1.5)
+    talk.sampling = Sampling(max_tokens=6000)
+    turn = talk.ask("hello")
+    talk.start(turn)
+    for _ in range(25):  # longer than that, but seen
+        talk.look()
+        time.sleep(0.1)
+    assert all(answer.live for answer in turn.answers)
+    assert all(answer.ended.wait(30) for answer in turn.answers)
+    assert [answer.state for answer in turn.answers] == ["stopped", "stopped"]
+
+
 def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"v": 1}) + "\n" + '{"v": 1, "ki', encoding="utf-8")

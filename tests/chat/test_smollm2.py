@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core.chat.client import ChatClient
-from core.chat.protocol import Sampling
+from core.chat.lens import measure
+from core.chat.protocol import Finished, Sampling, conversation
 from core.experiment import Pruning
 from core.models.saving import save
 from core.pruning.prune import prune
@@ -49,5 +50,17 @@ def test_dense_and_pruned_say_side_by_side_what_generate_says(client: ChatClient
     dense, cut = (next(m for m in report.models if m.key == key) for key in (DENSE, RUN))
     assert dense.params == 134_515_008
     assert cut.params == sum(p.numel() for p in pruned.parameters()) < dense.params
+    turns = conversation([("user", PROMPT)])
+    scored = []
+    for key in (DENSE, RUN):
+        end = list(client.generate(key, turns, Sampling(max_tokens=8)))[-1]
+        assert isinstance(end, Finished)
+        scored.append(measure(client, client.source(key), client.source(DENSE), turns, end.ids))
+    own, other = scored
+    assert "".join(token.text for token in own).startswith(wanted[0])
+    assert [token.divergence for token in own] == [0.0] * len(own)
+    said_own = [token for token in own if token.text]
+    assert all(token.guesses[0].text == token.text for token in said_own)  # greedy: it said its likeliest token
+    assert max(token.divergence for token in other) > 0.01
     for key in (DENSE, RUN):
         client.unload(key)
