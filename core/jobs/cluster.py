@@ -29,6 +29,8 @@ RETRY_EVERY_S = 3.0
 COUNT_EVERY_S = 10.0
 LOST_AFTER_S = 30.0
 """A head that answers nothing for so long has lost the jobs whose worker gives no sign of life."""
+REFUSED_AFTER_S = 30.0
+"""A head that has just started refuses jobs until its agents are up: it is asked again for so long."""
 AMOUNTS = {"cpus": "CPU", "gpus": "GPU"}
 OVER = ("STOPPED", "SUCCEEDED", "FAILED")
 # What a worker on another node must be told; no token, which everybody who may look at the cluster's jobs would see.
@@ -114,6 +116,7 @@ class Job:
         self.gone = False
         """The cluster does not know it, though it was asked for: its head was lost, or the request never arrived."""
         self.refused: ClusterError | None = None
+        self.refused_since: float | None = None
         self.asked_for = known
         self.stopping = False
         self.stopped = False
@@ -233,7 +236,7 @@ class Cluster:
                 job.gone = True
                 return
             self._ask(jobs, job)
-            if job.over:
+            if job.over or not job.asked_for:
                 return
         if job.stopping and not job.stopped:
             jobs.stop(job.submission_id)
@@ -253,6 +256,9 @@ class Cluster:
             except Unreachable:
                 raise
             except ClusterError as error:
+                job.refused_since = job.refused_since or time.monotonic()
+                if time.monotonic() - job.refused_since < REFUSED_AFTER_S:
+                    return
                 job.refused = error
         job.asked_for = True
 

@@ -214,9 +214,22 @@ def test_a_job_whose_node_has_no_python_fails_after_three_starts_and_says_what_t
     assert not boss.view().running
 
 
-def test_what_the_cluster_refuses_is_the_reason_of_the_failure(
+def test_a_head_that_refuses_because_it_has_just_started_is_asked_again(
     make: Any, head: Head, run_of: Any, experiment: Any, until: Any
 ) -> None:
+    head.refuses = "Request failed with status code 500: No available agent to submit job, please try again later."
+    boss = make()
+    (run,) = queue(boss, run_of, experiment)
+    time.sleep(0.5)
+    head.refuses = ""
+    until(lambda: run.id in head.jobs)
+    assert (run.read_state() or {})["attempt"] == 1
+
+
+def test_what_the_cluster_refuses_is_the_reason_of_the_failure(
+    make: Any, head: Head, run_of: Any, experiment: Any, until: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(clusters, "REFUSED_AFTER_S", 0.05)
     head.refuses = "Request failed with status code 400: no such resource."
     boss = make()
     (run,) = queue(boss, run_of, experiment)
