@@ -7,15 +7,18 @@ not made again; a run that the study queued says so in its study.json.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
+from core import settings
+from core.device import devices
 from core.errors import EspalierError, ExperimentError, InputError, Problem, UnknownNameError
 from core.experiment import Experiment
+from core.jobs import places
 from core.jobs.rundir import RunDirectory, new_run_id, to_json, write_atomic
 from core.origins import distrusted, study_came
 from core.preferences import Preferences
@@ -45,7 +48,8 @@ class StudyPreview:
     """What a study would do. `rows`: name, seconds, disk_bytes, memory_bytes, done, problem.
 
     done: id of a complete run that computes the same, or ''.
-    Totals are of what is still to do; a problem is a reason why a run is left out. money: None without a price.
+    Totals are of what is still to do; a problem is a reason why a run is left out. seconds: by the clock, with
+    `at_once` runs side by side (each GPU takes one). money: for those seconds; None without a price.
     shared: what several of its runs need and is computed once, a sentence each.
     """
 
@@ -57,6 +61,7 @@ class StudyPreview:
     money: float | None
     basis: str
     shared: tuple[str, ...] = ()
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Studies:
         self._store, self._home = store, home
         self._owner, self._preview = owner, preview
         self._keys: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
 
     # --- which there are
 
@@ -116,7 +122,10 @@ class Studies:
 
     def count(self, study: Study) -> int:
         """How many runs a study stands for."""
-        return len(expand(study).runs)
+        key = study.model_dump_json()
+        if key not in self._counts:
+            self._counts[key] = len(expand(study).runs)
+        return self._counts[key]
 
     def stamp(self) -> int:
         """Grows with every change of a run: whoever keeps a preview keeps it with the stamp it was given at."""
@@ -138,9 +147,10 @@ class Studies:
         price = Preferences(self._home).price_per_hour() if price_per_hour is None else price_per_hour
         expansion = expand(study)
         rows: list[dict[str, Any]] = []
-        basis = ""
+        basis, wanted = "", set()
         for run in expansion.runs:
             found = self._preview(run.experiment)
+            wanted.add(run.experiment.device)
             basis = basis or found.seconds_basis
             works = not found.problems
             rows.append({
@@ -156,7 +166,8 @@ class Studies:
             rows.append({"name": left.name, **nothing, "problem": f"{left.place}: {left.reason}"})
         frame = pd.DataFrame(rows)
         ahead = frame[(frame["done"] == "") & (frame["problem"] == "")]
-        seconds = float(ahead["seconds"].sum())
+        at_once = min(_side_by_side(wanted), max(len(ahead), 1))
+        seconds = max(float(ahead["seconds"].sum()) / at_once, float(ahead["seconds"].max()) if len(ahead) else 0.0)
         return StudyPreview(
             rows=frame,
             to_do=len(ahead),
@@ -166,6 +177,7 @@ class Studies:
             money=None if price is None else price * seconds / 3600,
             basis=basis,
             shared=tuple(shared([run.experiment for run in expansion.runs])),
+            at_once=at_once,
         )
 
     # --- the queue
@@ -276,6 +288,11 @@ class Studies:
         directory.write_experiment(setting.experiment)
         queue.enqueue(run_id, hash=setting.hash, resolved=setting.resolved())
         return run_id
+
+
+def _side_by_side(wanted: Iterable[str]) -> int:
+    cpu_runs = places.cpu_runs(settings.cpu_runs())
+    return places.side_by_side(wanted, devices(), cpu_runs=cpu_runs, gpu_runs=settings.runs_per_gpu())
 
 
 def _settled(experiment: Experiment) -> tuple[Setting | None, list[Problem]]:

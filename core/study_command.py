@@ -114,8 +114,9 @@ def _show(options: argparse.Namespace) -> int:
     for row in rows[rows["problem"] != ""].to_dict("records"):
         print(f"left out: {row['name']}: {row['problem']}")
     money = "" if found.money is None else f", costs {found.money:,.2f}"
+    many = "" if found.at_once == 1 else f" each, {found.at_once} at a time"
     print(f"{found.to_do} runs to do: about {_time(found.seconds)}, {_bytes(found.disk_bytes)} on disk, "
-          f"at most {_bytes(found.memory_bytes)} of memory{money}. {found.basis}".rstrip())  # fmt: skip
+          f"at most {_bytes(found.memory_bytes)} of memory{many}{money}. {found.basis}".rstrip())  # fmt: skip
     return DONE
 
 

@@ -102,6 +102,12 @@ def choose(
     return Start(best.key)
 
 
+def side_by_side(wanted: Iterable[str], devices: Sequence[DeviceInfo], *, cpu_runs: int = 1, gpu_runs: int = 1) -> int:
+    """How many runs, which want these devices, may work at once; at least one."""
+    usable = {each.key: each.kind for name in set(wanted) for each in _candidates(Need(name), devices)}
+    return max(1, sum(cpu_runs if kind == "cpu" else gpu_runs for kind in usable.values()))
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -40,11 +40,15 @@ def cost_facts(preview: Any) -> list[tuple[str, str]]:
         ("left to do", runs),
         ("takes", f"about {duration(preview.seconds)}"),
         ("keeps on disk", f"about {size(preview.disk_bytes)}"),
-        ("needs", f"at most about {size(preview.memory_bytes)} of memory, one run at a time"),
+        ("needs", f"at most about {size(preview.memory_bytes)} of memory{_at_once(preview.at_once)}"),
     ]
     if preview.money is not None:
         rows.append(("costs", f"about {preview.money:,.2f}"))
     return rows
+
+
+def _at_once(runs: int) -> str:
+    return ", one run at a time" if runs == 1 else f" each, {runs} runs at a time"
 
 
 def facts_html(rows: list[tuple[str, str]]) -> str:

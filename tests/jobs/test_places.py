@@ -105,3 +105,13 @@ def test_how_many_the_cpu_takes_follows_its_cores(monkeypatch: pytest.MonkeyPatc
     assert [places.cpu_runs(wanted) for wanted in (None, 3)] == [1, 3]
     monkeypatch.setattr(places, "cores", lambda: 64)
     assert places.cpu_runs(None) == 8
+
+
+def test_how_many_work_side_by_side_follows_what_they_ask_for() -> None:
+    machine = [gpu(0), gpu(1), cpu()]
+    assert places.side_by_side(["auto"], machine) == 2
+    assert places.side_by_side(["auto", "cpu"], machine) == 3
+    assert places.side_by_side(["cuda:1", "cuda:1"], machine) == 1
+    assert places.side_by_side(["cuda"], machine, gpu_runs=2) == 4
+    assert places.side_by_side(["auto"], [cpu()], cpu_runs=4) == 4
+    assert places.side_by_side([], machine) == places.side_by_side(["cuda:9"], machine) == 1

@@ -81,6 +81,18 @@ def test_a_preview_says_what_it_costs_and_queues_nothing(
     assert shown.runs().empty
 
 
+def test_several_gpus_make_the_hours_fewer_and_the_money_less(
+    shown: Service, study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = shown.studies.preview(study(), price_per_hour=2.0)
+    monkeypatch.setenv("ESPALIER_CPU_RUNS", "2")
+    two = shown.studies.preview(study(), price_per_hour=2.0)
+    assert (alone.at_once, two.at_once) == (1, 2)
+    longest = alone.rows["seconds"].max()
+    assert two.seconds == pytest.approx(max(alone.seconds / 2, longest))
+    assert two.money == pytest.approx(2 * two.seconds / 3600)
+
+
 def test_a_study_that_cannot_have_its_model_is_refused_and_not_kept(shown: Service, study: Any) -> None:
     asked = study()
     asked.base["model"] = {"name": "nobody/has-it"}
