@@ -23,6 +23,7 @@ SORTS: Mapping[str, str] = {
 """What runs can be sorted by: the name in URLs → SQL. A `Measure.key` can stand in its place."""
 MEASURES = 40
 """Measures offered as columns at most: those that most runs have."""
+_MODELS = f"kind IS DISTINCT FROM '{SCAN}'"  # a scan of layers is no model: Anatomy shows it
 _SEARCHED = ("id", "name", "model", "method", "study", "recovery", "dtype", "device_name", "layout", "experiment")
 
 
@@ -126,10 +127,10 @@ def count(store: Store, wanted: Wanted) -> int:
 def offered(store: Store) -> Offered:
     """What there is to filter by."""
     ranges = store.rows(
-        "SELECT layer_first, layer_last, count(*) FROM runs WHERE layer_first IS NOT NULL AND layer_last IS NOT NULL"
-        " GROUP BY ALL ORDER BY 1, 2"
+        "SELECT layer_first, layer_last, count(*) FROM runs"
+        f" WHERE {_MODELS} AND layer_first IS NOT NULL AND layer_last IS NOT NULL GROUP BY ALL ORDER BY 1, 2"
     )
-    low, high, runs = store.rows("SELECT min(ratio), max(ratio), count(*) FROM runs")[0]
+    low, high, runs = store.rows(f"SELECT min(ratio), max(ratio), count(*) FROM runs WHERE {_MODELS}")[0]
     return Offered(
         models=_counted(store, "model"),
         methods=_counted(store, f"coalesce(method, '{DENSE}')"),
@@ -143,7 +144,9 @@ def offered(store: Store) -> Offered:
 
 
 def _counted(store: Store, expression: str) -> dict[str, int]:
-    query = f"SELECT {expression} AS value, count(*) FROM runs GROUP BY value ORDER BY count(*) DESC, value"
+    query = (
+        f"SELECT {expression} AS value, count(*) FROM runs WHERE {_MODELS} GROUP BY value ORDER BY count(*) DESC, value"
+    )
     return {str(value): int(n) for value, n in store.rows(query) if value not in (None, "")}
 
 
@@ -172,7 +175,7 @@ def _joins(measures: Sequence[Measure]) -> tuple[str, list[Any]]:
 
 
 def _where(wanted: Wanted) -> tuple[str, list[Any]]:
-    parts: list[str] = [f"r.kind IS DISTINCT FROM '{SCAN}'"]  # a scan of layers is no model: Anatomy shows it
+    parts: list[str] = [_MODELS]
     values: list[Any] = []
     lists = {
         "r.model": wanted.models, f"coalesce(r.method, '{DENSE}')": wanted.methods, "r.study": wanted.studies,

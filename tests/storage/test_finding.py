@@ -39,8 +39,9 @@ def write(home, number, pruning=None, *, value=25.0, state="COMPLETE", study=Non
     return directory.name
 
 
-@pytest.fixture
-def runs(home):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    home = tmp_path_factory.mktemp("found")
     taylor = {"method": "taylor", "ratio": 0.3, "layers": [4, 25]}
     ids = {
         "dense": write(home, 1),
@@ -122,3 +123,13 @@ def test_what_there_is_to_filter_by_is_counted(runs):
     assert there.states == {"COMPLETE": 5, "FAILED": 1}
     assert there.ratio == (0.2, 0.6)
     assert there.runs == 6
+
+
+def test_a_scan_of_layers_is_no_run_to_compare(home):
+    write(home, 1)
+    write(home, 2, {"method": "taylor", "ratio": 0.45, "layers": [3, 9]}, scan={})
+    store = Store.open(home)
+    assert store.rows("SELECT count(*) FROM runs")[0][0] == 2
+    assert finding.count(store, Wanted()) == finding.offered(store).runs == 1
+    assert not finding.offered(store).layers
+    store.close()
