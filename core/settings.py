@@ -15,6 +15,7 @@
 | ESPALIER_RAY_ADDRESS | dashboard of a Ray cluster that runs go to: `http://head:8265` (docs/cluster.md) | not set |
 | ESPALIER_RAY_CPUS | processor cores that a run asks of the cluster; it gets as many threads | 1 |
 | ESPALIER_PLACE | set for a worker by the queue: the device that it was given | not set |
+| ESPALIER_REFERENCE | 0: do not take the reference study in when a home is opened the first time | not set |
 | HF_HUB_OFFLINE | 1: never ask a model or data hub | not set |
 """
 
@@ -58,6 +59,12 @@ def studies_dir() -> Path:
 def chat_dir() -> Path:
     """Transcripts, one JSON-lines file a conversation."""
     return home() / "chat"
+
+
+def reference_file() -> Path | None:
+    """The packed study that comes with Espalier; None where it is not wanted."""
+    wanted = os.environ.get("ESPALIER_REFERENCE", "").strip() != "0"
+    return REPOSITORY / "studies" / "smollm2-reference.parquet" if wanted else None
 
 
 def queue_file() -> Path:

@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["ESPALIER_REFERENCE"] = "0"  # homes of tests are empty; tests/test_reference.py takes it in
 os.environ["ESPALIER_CPU_RUNS"] = "1"  # however many cores there are, tests know which run comes next
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads do not spin: several processes share two cores

@@ -1,0 +1,73 @@
+"""The study that comes with Espalier: taken in once, marked, read-only, and taken back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core import settings
+from core.errors import QueueError
+from core.service import Service
+
+
+@pytest.fixture
+def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.delenv("ESPALIER_REFERENCE")
+    opened = Service(home)
+    yield opened
+    opened.close()
+
+
+def test_it_is_taken_in_once_marked_with_its_origin_and_may_be_removed_and_brought_back(service: Service) -> None:
+    file = settings.reference_file()
+    assert file is not None
+    found = service.travel.take_in_once(file)
+    assert found is not None
+    assert (found.study, found.name) == ("reference-smollm2-135m", "Reference: SmolLM2-135M")
+    assert "Espalier project" in found.origin
+    assert found.devices == ("NVIDIA H200",)
+    assert found.packages["lm-eval"] == "0.4.13"
+    runs = service.runs()
+    assert len(runs) == len(found.runs) >= 37
+    assert set(runs["state"]) == {"COMPLETE"}
+    detail = service.run_detail(found.runs[0])
+    assert {"perplexity", "acc"} <= set(detail.metrics["metric"])
+    assert all(detail.metrics["protocol"])  # every number says how it was measured
+    with pytest.raises(QueueError):
+        service.cancel(found.runs[0])
+    service.travel.remove(found.study)
+    assert service.runs().empty
+    assert service.travel.take_in_once(file) is None  # it stays away …
+    assert len(service.travel.take_in(file).runs) == len(found.runs)  # … until somebody asks for it
+
+
+def test_dense_smollm2_in_the_reference_has_the_known_perplexities(service: Service) -> None:
+    file = settings.reference_file()
+    assert file is not None
+    service.travel.take_in(file)
+    runs = service.runs()
+    dense = runs[runs["method"].isna()]["id"]
+    metrics = service.run_detail(dense.iloc[0]).metrics
+    values = metrics[metrics["metric"] == "perplexity"]["value"].round(2).tolist()
+    assert values == [29.97, 21.78]  # another implementation's: 29.97 and 21.77, in float32
+
+
+def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESPALIER_REFERENCE", "0")
+    assert settings.reference_file() is None
+
+
+def test_the_app_takes_it_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.service import close_service, get_service
+
+    monkeypatch.delenv("ESPALIER_REFERENCE")
+    monkeypatch.setattr("streamlit.get_option", lambda _name: "127.0.0.1")
+    import app
+
+    try:
+        app.take_reference_in()
+        assert [each.study for each in get_service().travel.all()] == ["reference-smollm2-135m"]
+        app.take_reference_in()
+    finally:
+        close_service()
+    assert len(list((home / "studies").glob("*.import.json"))) == 1
