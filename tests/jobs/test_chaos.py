@@ -388,13 +388,13 @@ def test_a_real_disk_that_is_full_holds_worker_queue_and_store_until_there_is_ro
 
 # ------------------------------------------------------------------------------------------------------ random moments
 
-KILLS, MOST_A_RUN = 60, 2
-"""Kills in all, and those that one run's worker may suffer: a third in vain would fail it, as it should."""
+KILLS, STORMS, MOST_A_RUN = 12, 5, 2
+"""Kills in a storm, storms, and kills that one run's worker may suffer: a third in vain would fail it, as it should."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", range(STORMS))
 def test_apps_and_workers_killed_at_random_moments_lose_nothing(
     server: Server, recovering: Experiment, home: Path, seed: int, until: Any
 ) -> None:

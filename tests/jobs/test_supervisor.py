@@ -97,6 +97,7 @@ def test_a_run_that_never_gets_further_fails_after_three_starts(
     status = run.status()
     assert status.state is State.FAILED
     assert len(killed) == status.attempt == 3
+    assert status.cause == "killed"
     assert "SIGKILL" in status.reason
     assert "3 times" in status.reason
     assert "memory" in status.advice
