@@ -91,9 +91,9 @@ def _day(sheet: Sheet, moment: object) -> tuple[str, str]:
 
 
 def _told(sheet: Sheet) -> list[Quality]:
-    """The qualities that are told in sentences and drawn."""
+    """The qualities that are told in sentences and drawn: of each corpus one way of measuring, the first."""
     main = sheet.main_qualities()
-    perplexities = [each for each in main if each.metric == "perplexity"][:2]
+    perplexities = list({each.task: each for each in reversed(main) if each.metric == "perplexity"}.values())[::-1][:2]
     tasks = [each for each in main if each.is_task] or sheet.task_qualities()
     return [*perplexities, *tasks[: MOST_QUALITIES - len(perplexities)]]
 

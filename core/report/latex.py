@@ -14,6 +14,7 @@ from core.report.document import (
     Cell,
     Cite,
     Code,
+    Column,
     Document,
     Figure,
     Heading,
@@ -150,8 +151,9 @@ class _Writer:
         for place, parts in enumerate(_pages(table.parts)):
             more = "" if not place else f" ({escaped(self.words.say('continued'))})"
             label = f"\\label{{{table.label}}}" if not place else ""
+            again = "\\addtocounter{table}{-1}\n" if place else ""
             found.append(
-                "\\begin{table}[htbp]\n\\centering\\footnotesize\n"
+                f"\\begin{{table}}[htbp]\n\\centering\\footnotesize\n{again}"
                 f"\\caption{{{self.text(table.caption)}{more}}}{label}\n"
                 f"\\begin{{fit}}\\begin{{tabular}}{{{_spec(table)}}}\n\\toprule\n"
                 f"{self.heads(table)}\n\\midrule\n{self.rows(table, parts)}\\bottomrule\n"
@@ -160,7 +162,7 @@ class _Writer:
         return "\n".join(found)
 
     def heads(self, table: Table) -> str:
-        return " & ".join(escaped(column.head) for column in table.columns) + r" \\"
+        return " & ".join(_head(column, stacked=not table.of_text) for column in table.columns) + r" \\"
 
     def rows(self, table: Table, parts: list[Part]) -> str:
         lines = []
@@ -279,6 +281,15 @@ def _notes(table: Table) -> str:
     if not table.notes:
         return ""
     return f"\\par\\smallskip\\parbox{{\\linewidth}}{{\\scriptsize {escaped(' '.join(table.notes))}}}\n"
+
+
+def _head(column: Column, *, stacked: bool) -> str:
+    """Head of a column; stacked: in short lines, so that it is no wider than its numbers."""
+    lines = re.split(r" (?=[\[(])|(?<=,) ", column.head) if stacked and column.numeric else [column.head]
+    if len(lines) == 1:
+        return escaped(lines[0])
+    joined = r"\\".join(escaped(line) for line in lines)
+    return f"\\shortstack[r]{{{joined}}}"
 
 
 def _cell(cell: Cell) -> str:

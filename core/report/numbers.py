@@ -53,7 +53,7 @@ class Numbers:
         if not math.isfinite(value):
             return NONE
         factor, digits = scale(quality), digits_of(value, quality)
-        while 0 < factor * stderr < 0.5 * 10**-digits and digits < 4:  # nan is neither
+        while 1e-5 < factor * stderr < 0.5 * 10**-digits and digits < 4:  # nan is neither
             digits += 1
         shown = self.fixed(factor * value, digits, sign=sign)
         return f"{shown} ± {self.fixed(factor * stderr, digits)}" if math.isfinite(stderr) else shown

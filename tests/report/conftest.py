@@ -63,7 +63,7 @@ class Home:
         study: str = "", metrics: list[dict] | None = None, **environment: Any,
     ) -> str:  # fmt: skip
         self.made += 1
-        run_id = f"20261123-2{self.made // 60:01d}{self.made % 60:02d}00-0a1b2c3d-t{self.made:03d}"
+        run_id = f"20261123-{self.made:06d}-0a1b2c3d-t{self.made:03d}"
         folder = RunDirectory(self.folder / "runs" / run_id)
         parts = {"pruning": pruning, "recovery": recovery, "model": model or {}, "seed": seed, "device": "cpu"}
         experiment = Experiment.parse({"name": name, **parts})
@@ -72,7 +72,7 @@ class Home:
             {"kind": "state", "state": "RUNNING"},
             {"kind": "state", "state": state, "reason": "No & space_left."},
         ]
-        lines = [{"v": 1, "seq": i, "attempt": 1, "time": f"2026-11-23T21:{self.made:02d}:0{i}.000Z", **event}
+        lines = [{"v": 1, "seq": i, "attempt": 1, "time": f"2026-11-23T21:{self.made % 60:02d}:0{i}.000Z", **event}
                  for i, event in enumerate(events, 1)]  # fmt: skip
         folder.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         folder.log_file.write_text("")
