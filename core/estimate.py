@@ -52,6 +52,8 @@ ROUNDING_S_A_PARAMETER = 5e-8
 TASK_START_S = 2.0
 PROCESS_BYTES = {"cpu": 700 << 20, "cuda": 600 << 20}
 FIDELITY_TOKENS = 16 * 512
+KL_TOKENS = {"cpu": 512, "cuda": 8192}
+"""That KL by layer reads: core/evaluation/layer_kl.py."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,22 @@ def stage_seconds(work: Work) -> dict[str, float]:
     if evaluation.fidelity and compared:
         tokens, window = min((FIDELITY_TOKENS, 512), *texts) if texts else (FIDELITY_TOKENS, 512)
         seconds["fidelity"] = sum(pass_seconds(work, side, tokens, window) for side in (work.before, work.after))
+        seconds["fidelity"] += _by_layer_seconds(work, min(tokens, KL_TOKENS[kind]), window)
     if evaluation.speed:
         seconds["speed"] = SPEED_S * (2 if compared else 1)
     if work.plan is not None and work.experiment.recovery is not None:
         seconds |= {name: 2 * seconds[name] for name in JUDGING if name in seconds}
         seconds["recover"] = recovery_seconds(work)
     return {name: value for name, value in seconds.items() if value > 0}
+
+
+def _by_layer_seconds(work: Work, tokens: int, window: int) -> float:
+    """KL by layer: from each layer that is cut, or above one that is, through the dense layers above it."""
+    if work.plan is None or work.plan.kind == "hidden" or not work.plan.selected:
+        return 0.0
+    n = work.before.n_layers
+    above = sum(n - layer - 1 for layer in range(work.plan.selected[0], n)) / n
+    return above * pass_seconds(work, work.before, max(tokens, window), window)
 
 
 def scan_seconds(work: Work) -> dict[str, float]:

@@ -1,10 +1,13 @@
 """Rough time and memory: a stated model, corrected by what earlier runs took."""
 
+import dataclasses
+
 import pytest
 
 from core import estimate, estimate_cuts, estimate_recovery, estimate_work
-from core.device import DeviceInfo
+from core.device import DeviceInfo, info
 from core.experiment import Experiment
+from core.models.catalogue import resolve
 from core.models.plans import plan
 from core.models.sizes import Architecture, LayerSizes
 from core.pruning.registry import methods
@@ -359,3 +362,21 @@ def test_trained_numbers_are_those_of_two_matrices_beside_each_linear_layer():
     one = recovering(rank=8)
     shapes = [shape for i in range(30) for shape in one.after.matrix_shapes(i).values()]
     assert estimate_recovery.trained_parameters(one, one.experiment.recovery) == sum(8 * (o + i) for o, i in shapes)
+
+
+def test_a_scan_costs_half_a_pass_a_layer_and_saves_nothing() -> None:
+    base = {"pruning": {"method": "l1", "ratio": 0.3}, "evaluation": {"perplexity": [{"max_tokens": 4096}]}}
+    scan = Experiment.parse({**base, "scan": {}})
+    architecture = resolve(scan.model).architecture
+    assert scan.pruning is not None
+    work = estimate.Work(scan, architecture, plan(architecture, scan.pruning), info("cpu"), "float32")
+    seconds = estimate.stage_seconds(work)
+    assert set(seconds) == {"load", "scan"}
+    ordinary = dataclasses.replace(work, experiment=Experiment.parse(base))
+    one = estimate.stage_seconds(ordinary)["perplexity"]
+    assert 15 < seconds["scan"] / one < 30  # half of 30 passes, and the head, which is large in so small a model
+    parts = dataclasses.replace(work, experiment=scan.with_changes({"scan.by": "part"}))
+    assert 2.5 < estimate.stage_seconds(parts)["scan"] / seconds["scan"] < 3
+    assert estimate.disk_bytes(work) < 10e6
+    assert estimate.work_kind("scan") == "scan"
+    assert estimate.work_kind("scan.layer.3") is None

@@ -244,11 +244,13 @@ def _branches(detail: RunDetail) -> list[Branch]:
 
 def _size_line(detail: RunDetail) -> str:
     pruned = (detail.results or {}).get("pruning") or {}
+    if _choice(detail).get("kind") == "scan":
+        return "Every layer is put back before the next one: no model comes of it."
     if not pruned.get("params_before"):
         return f"planned: {_planned(detail)}" if detail.plan is not None else ""
     before, after = int(pruned["params_before"]), int(pruned["params_after"])
     share = float(pruned.get("achieved_model_ratio") or 0)
-    if not _choice(detail) or _choice(detail).get("kind") == "scan":
+    if not _choice(detail):
         return f"{theme.count(before)} parameters"
     if _choice(detail).get("kind") == "quantised":
         held = theme.size(float(pruned.get("bytes") or 0))
