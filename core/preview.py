@@ -135,6 +135,8 @@ def smaller(cut: Plan | None, setting: Setting | None = None) -> str:
         return f"yes: {megabytes(before)} → about {megabytes(after)} as a GGUF file (−{1 - after / before:.0%})"
     if cut is None:
         return "no: nothing is removed"
+    if setting is not None and setting.experiment.scan is not None:
+        return "no: a scan tries each layer and saves no model"
     before, after = estimate.weight_bytes(cut.before), estimate.weight_bytes(cut.after)
     if after == before:
         return f"no: zeros are stored like other numbers ({megabytes(before)})"
@@ -148,6 +150,8 @@ def faster(cut: Plan | None, experiment: Experiment) -> str:
         return "in llama.cpp" + ("" if llamacpp.installed() else ", which is not installed here to measure it")
     if cut is None:
         return "no: nothing is removed"
+    if experiment.scan is not None:
+        return "no: a scan tries each layer and saves no model"
     pruning = experiment.pruning
     if cut.params_after == cut.params_before:
         if pruning is not None and parse_pattern(pruning.pattern) == (2, 4):
@@ -166,7 +170,7 @@ def zeros(pattern: str) -> str:
 def opens_in(setting: Setting, cut: Plan | None) -> list[Engine]:
     """What loads the exported model, and what does not; empty for a family that is not known."""
     after = setting.architecture if cut is None else _as_it_may_end(setting, cut)
-    if after.model_type not in families():
+    if after.model_type not in families() or setting.experiment.scan is not None:
         return []
     pruning = setting.experiment.pruning
     if setting.experiment.model.quantised is not None:
