@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 MAP_COLUMNS = ("layer", "part", "unit", "share", "says")
 _PALE = 0.3
+_GAP = 0.35  # between KV groups, in heads
 
 
 def colours(dark: bool) -> Mapping[str, str]:
@@ -104,10 +105,14 @@ def espalier_map(found: RunAnatomy, *, dark: bool = False) -> go.Figure:
     left, right = table[table["part"].isin(["heads", *ATTENTION])], table[table["part"].isin(["MLP", *MLP])]
     most = float(left["unit"].max()) + 1 if len(left) else 1.0
     whole = {int(row["layer"]): float(row["mlp_before"]) for row in found.layers}
+    first = found.layers[0] if found.layers and not found.matrices else {}
+    group = max(int(first.get("heads_before", 0)) // max(int(first.get("kv_before", 1)), 1), 1) if first else most
+    wide = most + _GAP * (most // group - 1)
     widest = float(len(MLP)) if found.matrices else max(whole.values(), default=1.0) or 1.0
 
     def cell(row: Mapping[str, Any]) -> tuple[float, float]:
-        return most - 1 - float(row["unit"]) + 0.06, 0.88  # read from left to right, the last beside the trunk
+        place = most - 1 - float(row["unit"])  # read from left to right, the last beside the trunk
+        return place + _GAP * (place // group) + 0.06, 0.88
 
     def bar(row: Mapping[str, Any]) -> tuple[float, float]:
         if found.matrices:
@@ -116,9 +121,9 @@ def espalier_map(found: RunAnatomy, *, dark: bool = False) -> go.Figure:
 
     for cells, axis, place in ((left, "x", cell), (right, "x2", bar)):
         _bars(chart, cells, axis, place, _chosen(found), c)
-    _stubs(chart, table[table["part"] == "layer"], {"x": 0.07 * most, "x2": 0.05 * widest}, c)
+    _stubs(chart, table[table["part"] == "layer"], {"x": 0.07 * wide, "x2": 0.05 * widest}, c)
     middle = 0.36 if most <= 12 else 0.48
-    _axes(chart, middle, most, widest, masks=bool(found.matrices))
+    _axes(chart, middle, wide, widest, masks=bool(found.matrices))
     _trunk(chart, found, middle, palette(dark).muted, c)
     return chart
 

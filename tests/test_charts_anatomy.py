@@ -40,7 +40,7 @@ def test_the_map_draws_each_head_where_it_was_and_channels_to_scale() -> None:
     assert heads["says"].iloc[4] == "layer 1, head 4 of KV group 1: removed, importance 0.1 (the group's)"
     figure = charts_anatomy.espalier_map(found)
     (gone,) = bars(figure, "cut", "x")
-    assert list(gone.base) == [pytest.approx(9 - 1 - head + 0.06) for head in (3, 4, 5)]
+    assert list(gone.base) == [pytest.approx(9 - 1 - head + 0.35 + 0.06) for head in (3, 4, 5)]
     assert gone.marker.color == "rgba(0,0,0,0)"
     (channels,) = bars(figure, "cut", "x2")
     assert (list(channels.base), list(channels.x)) == ([pytest.approx(1024)], [pytest.approx(512)])

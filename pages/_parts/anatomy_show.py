@@ -119,8 +119,8 @@ def _without(run: Any) -> None:
     """Runs from before importances were written down."""
     st.html(
         theme.note(
-            "This run is older than the file that importances are written to (or its method asked for none). "
-            "A copy of it, run again, has them.",
+            "Importances are not among this run's files: it is older than they are, came from elsewhere, or its method "
+            "scores nothing. A copy of it, run again here, has them.",
             level="info",
         )
     )

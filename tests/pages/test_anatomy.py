@@ -82,7 +82,7 @@ def test_importances_stand_with_their_cut_or_say_why_there_are_none(two: dict[st
     assert titles(page([two["taylor"]], "Importance")) == ["Importance of layer 4, MLP"]
     (home / "runs" / two["taylor"] / FILE).unlink()
     app = page([two["taylor"]], "Importance")
-    assert "older than the file" in html(app)
+    assert "it is older than they are" in html(app)
     app.button(key=f"anatomy_copy_{two['taylor']}").click().run()
     assert app.slider(key="launch_layers").value == (4, 25)
 
