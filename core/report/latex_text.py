@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 from core.report.document import Reference
 
-_SIGNS = {
+_SIGNS = {  # brackets and stars may follow a command, such as the end of a row, that would take them for its own
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
     "\u00a0": "~", "\u202f": r"\,", "\u2060": "", "\u200b": "", "\u00ad": "",
     "−": r"\ensuremath{-}", "±": r"\ensuremath{\pm}", "×": r"\ensuremath{\times}", "·": r"\ensuremath{\cdot}",
     "÷": r"\ensuremath{\div}", "√": r"\ensuremath{\surd}", "≤": r"\ensuremath{\leq}", "≥": r"\ensuremath{\geq}",
@@ -62,7 +63,7 @@ def _letter(letter: str) -> str:
         accent = _ACCENTS[mark]
         dotless = {"i": r"\i{}", "j": r"\j{}"}.get(base, base) if accent not in "ckH" else base
         return f"\\{accent}{{{dotless}}}"
-    return _greek(letter) or f"\\texttt{{[U+{ord(letter):04X}]}}"
+    return _greek(letter) or f"\\texttt{{{{[}}U+{ord(letter):04X}{{]}}}}"
 
 
 def _greek(letter: str) -> str:
