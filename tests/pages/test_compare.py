@@ -266,3 +266,20 @@ def test_charts_and_tables_are_taken_as_files_that_can_be_read_again(three: dict
     assert "Plotly.newPlot" in page
     assert 'src="http' not in page  # needs no network
     assert three["taylor"] in page
+
+
+def test_an_address_full_of_nonsense_shows_the_page_as_it_is_without(three: dict[str, str]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    nonsense: dict[str, Any] = {
+        "runs": ["../../etc/passwd", "'; DROP TABLE runs; --"], "compare_chart": "nope", "compare_ratio": ["a", "-5"],
+        "compare_page": "99", "compare_layers": "30–4", "compare_sort": "1; DROP TABLE runs", "compare_columns": "",
+        "compare_baseline": "x · ' OR 1=1 --", "compare_method": "<script>", "compare_state": "gone",
+        "compare_quality": "magic", "compare_cost": "luck", "compare_text": "' OR '1'='1", "compare_matching": "maybe",
+    }  # fmt: skip
+    for name, value in nonsense.items():
+        app.query_params[name] = value
+    app.switch_page("compare.py").run()
+    assert not app.exception
+    assert "No run meets these conditions" in html(app)
+    app.text_input(key="compare_text").set_value("").run()
+    assert len(table_of_runs(app)) == 3
