@@ -1,0 +1,365 @@
+"""Visitors on Runs while runs go through: `python -m benchmarks.load [--runs 100] [--sessions 20] [--chromium 3]`.
+
+Starts the real app on a home of its own, queues tiny runs (a random model of two layers, made from a config; each run a
+real worker process that loads, prunes, saves, verifies in a fresh process and judges), and opens Runs: in Chromium, and
+as sessions of Streamlit's own protocol, which ask again as a browser does and read what comes. Printed at the end:
+
+| figure | what it is |
+|---|---|
+| update | seconds from a page's request to the end of the script that answers it: all fragments, and whole pages |
+| age | seconds from an event's time in events.jsonl to its arrival on a page |
+| kept | age of what a page showed when something newer took its place |
+| errors | exceptions on pages, sockets that closed, messages on Chromium's console |
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+_WIDTH = re.compile(r'esp-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100".*?<i style="width:([\d.]+%)"')
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+# --- runs
+
+
+def queue(home: Path, runs: int) -> None:
+    """A tiny model, a text, and that many runs that wait. No two measure the same, so that none is spared its work."""
+    from core.experiment import Experiment
+    from core.jobs.rundir import RunDirectory, new_run_id
+    from core.jobs.states import State
+
+    model = _tiny(home / "tiny")
+    letters = random.Random(0)
+    text = home / "text.txt"
+    text.write_text("".join(letters.choices("abcdefghij", k=60_000)))
+    for number in range(runs):
+        data = {
+            "name": f"tiny {number + 1}", "device": "cpu", "seed": number, "model": {"name": str(model)},
+            "pruning": {"method": "random", "ratio": 0.25, "round_to": 1},
+            "evaluation": {"tasks": [], "fidelity": False, "speed": False, "batch_size": 1, "perplexity": [
+                {"path": str(text), "window": 16, "max_tokens": 16_000 + 16 * number}]},
+        }  # fmt: skip
+        directory = RunDirectory.of(home / "runs", new_run_id(f"{number:08x}"))
+        directory.write_experiment(Experiment.parse(data))
+        directory.write_state(State.WAITING)
+
+
+def _tiny(folder: Path) -> Path:
+    """Two layers of random weights with a tokenizer of single characters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 16, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=0)).save_pretrained(folder)
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(chr(code) for code in range(33, 125))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+# --- visitors
+
+
+@dataclass
+class Visitor:
+    """One page's talk with the server, read frame by frame. Times are seconds since the epoch."""
+
+    updates: list[tuple[float, bool]] = field(default_factory=list)
+    """Seconds of each answer, and whether the whole page was drawn."""
+    shown: list[tuple[float, str]] = field(default_factory=list)
+    """When a bar arrived, and how far it was: `12.34%`."""
+    errors: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    page_hash: str = ""
+    timers: dict[str, float] = field(default_factory=dict)
+    _asked: dict[str, float] = field(default_factory=dict)
+    _drawn: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+
+    def asks(self, frame: bytes) -> None:
+        """The page sends a frame."""
+        from streamlit.proto.BackMsg_pb2 import BackMsg
+
+        message = BackMsg.FromString(frame)
+        if message.WhichOneof("type") == "rerun_script":
+            self._asked.setdefault(message.rerun_script.fragment_id, time.time())
+
+    def hears(self, frame: bytes) -> None:
+        """A frame comes."""
+        from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+        message, now = ForwardMsg.FromString(frame), time.time()
+        self.bytes += len(frame)
+        match message.WhichOneof("type"):
+            case "new_session":
+                self.page_hash = message.new_session.page_script_hash
+                self._drawn, self._told = set(), set()
+            case "auto_rerun":
+                self.timers[message.auto_rerun.fragment_id] = message.auto_rerun.interval
+                self._told.add(message.auto_rerun.fragment_id)
+            case "delta":
+                self._delta(message.delta, now)
+            case "script_finished":
+                self._finished(ForwardMsg.ScriptFinishedStatus.Name(message.script_finished), now)
+
+    def _delta(self, delta: Any, now: float) -> None:
+        self._drawn.add(delta.fragment_id)
+        if delta.WhichOneof("type") != "new_element":
+            return
+        element = delta.new_element
+        if element.WhichOneof("type") == "exception":
+            self.errors[f"exception on the page: {element.exception.message[:200]}"] += 1
+        elif element.WhichOneof("type") == "html" and (found := _WIDTH.search(element.html.body)):
+            self.shown.append((now, found[1]))
+
+    def _finished(self, status: str, now: float) -> None:
+        whole = status == "FINISHED_SUCCESSFULLY"
+        if status == "FINISHED_WITH_COMPILE_ERROR":
+            self.errors["a script that does not compile"] += 1
+        answered = list(self._asked) if whole else [each for each in self._drawn if each in self._asked]
+        begun = [self._asked.pop(each) for each in answered]
+        if begun:
+            self.updates.append((now - min(begun), whole))
+        if whole:  # a browser forgets the timers of fragments that are not on the page any more
+            self.timers = {each: every for each, every in self.timers.items() if each in self._told}
+
+
+async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
+    """A session without a browser: connects, asks for Runs, and asks again as the page's timers say."""
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from websockets.asyncio.client import connect
+
+    def ask(fragment: str = "") -> bytes:
+        message = BackMsg()
+        state = message.rerun_script
+        state.page_script_hash, state.fragment_id, state.is_auto_rerun = visitor.page_hash, fragment, bool(fragment)
+        if not visitor.page_hash:
+            state.page_name = "runs"
+        state.context_info.timezone = "Europe/Berlin"
+        frame = message.SerializeToString()
+        visitor.asks(frame)
+        return frame
+
+    url = address.replace("http", "ws") + "/_stcore/stream"
+    try:
+        async with connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore[arg-type, list-item]
+            await socket.send(ask())
+
+            async def listen() -> None:
+                async for frame in socket:
+                    visitor.hears(frame if isinstance(frame, bytes) else frame.encode())
+
+            listening = asyncio.create_task(listen())
+            due: dict[str, float] = {}
+            while not over.is_set():
+                now = time.monotonic()
+                for fragment, every in list(visitor.timers.items()):
+                    if now >= due.setdefault(fragment, now + every):
+                        due[fragment] = now + every
+                        await socket.send(ask(fragment))
+                due = {each: when for each, when in due.items() if each in visitor.timers}
+                if listening.done():
+                    listening.result()
+                    raise ConnectionError("the server closed the socket")
+                await asyncio.sleep(0.02)
+            listening.cancel()
+    except (OSError, Exception) as error:  # noqa: BLE001 - what a visitor would see, counted
+        visitor.errors[f"socket: {type(error).__name__}: {error}"[:200]] += 1
+
+
+async def chromium_pages(address: str, over: asyncio.Event, visitors: list[Visitor], shot: Path | None) -> None:
+    """Real pages; their frames are read on the way."""
+    if not visitors:
+        return
+    from playwright.async_api import async_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=found, args=QUIET)
+        pages = [await _page(chromium, address, visitor) for visitor in visitors]
+        await over.wait()
+        if shot is not None:
+            await pages[0].screenshot(path=str(shot))
+        await chromium.close()
+
+
+async def _page(chromium: Any, address: str, visitor: Visitor) -> Any:
+    page = await (await chromium.new_context(viewport={"width": 1440, "height": 900})).new_page()
+
+    def frames(socket: Any) -> None:
+        socket.on("framesent", lambda frame: visitor.asks(_bytes(frame)))
+        socket.on("framereceived", lambda frame: visitor.hears(_bytes(frame)))
+
+    def console(message: Any) -> None:
+        if message.type == "error":
+            visitor.errors[f"console: {message.text}"[:200]] += 1
+
+    page.on("websocket", frames)
+    page.on("console", console)
+    page.on("pageerror", lambda error: visitor.errors.update([f"page: {error}"[:200]]))
+    await page.goto(f"{address}/runs", wait_until="domcontentloaded", timeout=120_000)
+    return page
+
+
+def _bytes(frame: Any) -> bytes:
+    return frame if isinstance(frame, bytes) else str(frame).encode("latin-1", "replace")
+
+
+# --- the app
+
+
+def start_app(home: Path, port: int) -> "subprocess.Popen[bytes]":
+    """The app, until it answers."""
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    command += ["--server.headless", "true"]
+    environment = {**os.environ, "ESPALIER_HOME": str(home), "ESPALIER_CACHE": str(home / "cache"),
+                   "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "ESPALIER_REFERENCE": "0"}  # fmt: skip
+    with (home / "app.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    end = time.monotonic() + 120
+    while time.monotonic() < end and server.poll() is None:
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).close()
+            return server
+        time.sleep(0.3)
+    raise SystemExit(f"the app did not start: see {home / 'app.log'}")
+
+
+def ended(home: Path) -> Counter[str]:
+    """Runs by state."""
+    from core.jobs.rundir import list_runs
+
+    return Counter(str(run.recorded().state) for run in list_runs(home / "runs"))
+
+
+async def drive(address: str, home: Path, options: argparse.Namespace, visitors: list[Visitor]) -> float:
+    """All visitors until every run is over, or the time is; returns the seconds it took."""
+    over, begun = asyncio.Event(), time.monotonic()
+    real, plain = visitors[: options.chromium], visitors[options.chromium :]
+    tasks = [asyncio.create_task(session(address, over, visitor)) for visitor in plain]
+    tasks.append(asyncio.create_task(chromium_pages(address, over, real, options.shot)))
+    told = 0
+    while time.monotonic() - begun < options.minutes * 60:
+        states = await asyncio.to_thread(ended, home)
+        if not states["WAITING"] + states["RUNNING"] + states["INTERRUPTED"]:
+            break
+        if states["COMPLETE"] // 10 > told:
+            told = states["COMPLETE"] // 10
+            print(f"{time.monotonic() - begun:5.0f} s  {dict(states)}", flush=True)
+        await asyncio.sleep(2)
+    took = time.monotonic() - begun
+    await asyncio.sleep(3)
+    over.set()
+    await asyncio.gather(*tasks)
+    return took
+
+
+# --- figures
+
+
+def ages(home: Path, visitors: list[Visitor]) -> tuple[list[float], list[float]]:
+    """`age` and `kept` of every bar that was shown, in seconds."""
+    from core.jobs.rundir import list_runs
+
+    events: dict[str, list[float]] = {}
+    for run in list_runs(home / "runs"):
+        for event in run.events():
+            if event["kind"] == "progress" and event.get("total") and 0 < event["done"] < event["total"]:
+                share = f"{event['done'] / event['total']:.2%}"
+                events.setdefault(share, []).append(datetime.fromisoformat(event["time"]).timestamp())
+    found, kept = [], []
+    for visitor in visitors:
+        before: tuple[float, str] | None = None
+        for arrived, share in visitor.shown:
+            times = [moment for moment in events.get(share, ()) if moment <= arrived + 0.01]
+            if not times:
+                before = None
+                continue
+            moment = max(times)
+            if before is not None and before[1] != share and arrived - before[0] < 30:
+                kept.append(arrived - before[0])
+            if before is None or before[1] != share:
+                found.append(arrived - moment)
+            before = (moment, share)
+    return found, kept
+
+
+def said(name: str, values: list[float]) -> str:
+    """`update  n 123  p50 0.04 s  p95 0.31 s  most 0.90 s`."""
+    if not values:
+        return f"{name:8} none"
+    ordered = sorted(values)
+    middle, high = (ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95))
+    return f"{name:8} n {len(values):6}  p50 {middle:5.2f} s  p95 {high:5.2f} s  most {ordered[-1]:5.2f} s"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--sessions", type=int, default=20, help="visitors in all")
+    parser.add_argument("--chromium", type=int, default=3, help="how many of them are real pages")
+    parser.add_argument("--port", type=int, default=8622)
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after so long, whatever is left")
+    parser.add_argument("--shot", type=Path, help="a PNG of the first Chromium page at the end")
+    options = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="espalier-load-"))
+    queue(home, options.runs)
+    before = os.getloadavg()[0]
+    server = start_app(home, options.port)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the app is ended, too
+    app, visitors = psutil.Process(server.pid), [Visitor() for _ in range(options.sessions)]
+    loads = []
+    try:
+        took = asyncio.run(drive(f"http://127.0.0.1:{options.port}", home, options, visitors))
+        cpu, memory = sum(app.cpu_times()[:2]), app.memory_info().rss
+        loads = list(os.getloadavg())
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    states = ended(home)
+    print(f"\n{options.sessions} visitors on Runs, {options.chromium} of them in Chromium; runs: {dict(states)}")
+    print(f"{took:.0f} s, {took / max(states['COMPLETE'], 1):.1f} s a run, on {os.cpu_count()} cores")
+    print(f"load average {before:.1f} before, {loads[0]:.1f} at the end; the app took {cpu / took:.2f} cores")
+    print(f"memory of the app {memory / 1e6:.0f} MB")
+    updates = [update for visitor in visitors for update in visitor.updates]
+    print(said("update", [seconds for seconds, _ in updates]))
+    print(said(" whole", [seconds for seconds, whole in updates if whole]))
+    found, kept = ages(home, visitors)
+    print(said("age", found))
+    print(said("kept", kept))
+    errors = sum((visitor.errors for visitor in visitors), Counter())
+    print(f"errors   {sum(errors.values())}")
+    for text, count in errors.most_common(10):
+        print(f"  {count} × {text}")
+    print(f"home: {home}")
+
+
+if __name__ == "__main__":
+    main()
