@@ -20,6 +20,8 @@ from core.jobs.rundir import RunDirectory
 from core.jobs.states import State, transition
 from core.jobs.stopping import StopRequest
 
+NICENESS = 5
+"""A worker gives way: on few cores the pages that watch it would wait for it otherwise."""
 COMPLETE, FAILED, REFUSED, CANCELLED = 0, 1, 2, 130
 _ENVIRONMENT = {
     # Threads that wait must not spin: beside a chat or a second run on few cores that made work five times slower.
@@ -136,6 +138,8 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     prepare_environment()
     _first_to_go()
+    with suppress(OSError):
+        os.nice(NICENESS)
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m core.jobs.worker RUN_DIRECTORY\n")
         return REFUSED
