@@ -4,6 +4,7 @@ runs/.supervisor.lock   held by the owner all its life; the kernel frees it when
 runs/.supervisor.json   who that is, for the banner of those who come second
 """
 
+import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from core.jobs.rundir import held, read_json, to_json, write_atomic
 from core.jobs.status import now_iso
 
 WAIT_S = 0.3
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ def take(lock: FileLock, home: Path) -> None:
             f"Another Espalier ({_said(home)}) works on {home}.", "Use that one, or stop it first."
         ) from None
     word = {**processes.identity(), "host": platform.node(), "time": now_iso()}
-    write_atomic(home / "runs" / ".supervisor.json", to_json(word))
+    try:
+        write_atomic(home / "runs" / ".supervisor.json", to_json(word))
+    except OSError:  # a full disk: the lock is what counts
+        _log.exception("Who owns %s cannot be written down.", home)
 
 
 def owner_of(home: Path) -> Owner | None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from core.files import sweep_of
 from core.jobs import freeing, ownership, processes
 from core.jobs.after_queue import AfterQueue
 from core.jobs.cluster import Clusters
+from core.jobs.looking import age, last_useful_attempt, unknown, unwritten
 from core.jobs.on_cluster import OnCluster, Placed
 from core.jobs.queue import Queue
-from core.jobs.rundir import RunDirectory, is_run_id, list_runs
-from core.jobs.stages import is_reusable
+from core.jobs.rundir import RunDirectory, list_runs
 from core.jobs.starting import Starting
 from core.jobs.states import State
 from core.jobs.status import RunStatus
@@ -328,7 +328,7 @@ class Supervisor(Starting, OnCluster):
         directory, (reason, advice) = active.directory, why
         if directory.recorded().state is not State.INTERRUPTED:
             directory.write_state(State.INTERRUPTED, attempt=attempt, reason=reason, advice=advice, cause=cause)
-        if attempt - _last_useful_attempt(directory) >= MAX_ATTEMPTS:
+        if attempt - last_useful_attempt(directory) >= MAX_ATTEMPTS:
             reason = f"{reason} It was started {MAX_ATTEMPTS} times in a row without getting further."
             directory.write_state(State.FAILED, attempt=attempt, reason=reason, advice=advice, cause=cause)
             return False
@@ -393,15 +393,18 @@ class Supervisor(Starting, OnCluster):
                 lost.append(directory)
         alive = {directory.id for directory in waiting}
         self._queue.order = [run_id for run_id in self._queue.order if run_id in alive]
-        for directory in sorted(waiting, key=_age):
+        for directory in sorted(waiting, key=age):
             if directory.read_state() is None:
-                directory.write_state(State.WAITING)
+                with unwritten(f"that run {directory.id} waits"):
+                    directory.write_state(State.WAITING)
             self._queue.add(directory.id)
-        for directory in sorted(lost, key=_age, reverse=True):
+        for directory in sorted(lost, key=age, reverse=True):
             self._active[directory.id] = active = _Active(directory, "", directory.recorded().attempt)
-            self._settle(active, None)
+            with unwritten(f"what became of run {directory.id}"):  # it stays active: the thread tries again
+                self._settle(active, None)
         self._queue.cancelling = [run_id for run_id in self._queue.cancelling if run_id in self._active]
-        self._queue.write()
+        with unwritten("the queue's order"):
+            self._queue.write()
 
     def _adopt(self, directory: RunDirectory, status: RunStatus, placed: Placed | None = None) -> None:
         try:
@@ -418,7 +421,7 @@ class Supervisor(Starting, OnCluster):
 
         One that was left to wait, as a study's are, is put into the queue.
         """
-        for directory in sorted(_unknown(self.runs, self._seen), key=_age):
+        for directory in sorted(unknown(self.runs, self._seen), key=age):
             if directory.worker_lives():
                 self._seen.add(directory.id)
                 self._adopt(directory, directory.status())
@@ -430,20 +433,3 @@ class Supervisor(Starting, OnCluster):
                 self._queue.add(directory.id)
                 self._queue.write()
                 self._changed.append(directory.id)
-
-
-def _age(directory: RunDirectory) -> tuple[str, str]:
-    """Sorts older runs first; ids alone tell no more than the second."""
-    return directory.recorded().created or "", directory.id
-
-
-def _last_useful_attempt(directory: RunDirectory) -> int:
-    """The last attempt that finished something which the next one need not repeat; 0 if none did."""
-    finished = directory.stages().items()
-    return max((int(stage.get("attempt", 0)) for name, stage in finished if is_reusable(name)), default=0)
-
-
-def _unknown(runs: Path, seen: set[str]) -> Iterable[RunDirectory]:
-    for entry in runs.iterdir():
-        if entry.name not in seen and is_run_id(entry.name) and (directory := RunDirectory(entry)).exists():
-            yield directory
