@@ -34,9 +34,9 @@ class Reading:
 
 def choose(conversation: "Conversation") -> Reading:
     """The picker, once there is something to read."""
-    if not any(answer.text for turn in conversation.turns for answer in turn.answers):
-        return Reading()
     with st.container(key="chat_reading", horizontal=True, vertical_alignment="center"):
+        if not any(answer.text for turn in conversation.turns for answer in turn.answers):
+            return Reading()  # its place is kept, so that what streams beneath it does not move
         kind = st.segmented_control(
             "Read as", [TEXT, LENS, DIFF], default=TEXT, required=True, key="chat_read", help=_HELP,
             label_visibility="collapsed", persist_state="session",

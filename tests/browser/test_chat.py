@@ -118,20 +118,20 @@ def test_two_models_answer_one_is_stopped_and_the_vote_is_on_compare(app: tuple[
     assert names == ["A", "B"]
     assert "tokens/s" not in "".join(articles.all_inner_texts())
 
-    page.locator('[class*="st-key-chat_stop_1_1_0"] button').first.click()
+    page.locator('[class*="st-key-chat_stop_1_1_0"] button:visible').first.click()
     page.wait_for_selector("article.esp-answer-stopped")
     kept = words(0)
     before = len(words(1))
     assert kept
     wait(page, lambda: len(words(1)) > before + 20, "the other side goes on")
-    page.locator('[class*="st-key-chat_vote_1_1_B"] button').first.click()
+    page.locator('[class*="st-key-chat_vote_1_1_B"] button:visible').first.click()
     page.wait_for_selector(".esp-voted")
     assert "You chose B." in page.locator(".esp-voted").inner_text()
     revealed = page.locator(".esp-chat-who").all_inner_texts()
     assert "chosen" in revealed[1]
     assert any("SmolLM2 135M Instruct, dense" in name for name in revealed)
     assert any("L2 40 %" in name for name in revealed)
-    page.locator(".st-key-chat_stop_all button").first.click()
+    page.locator(".st-key-chat_stop_all button:visible").first.click()
     page.wait_for_selector(".st-key-chat_again")
     ready(page)
     assert words(0) == kept
@@ -168,7 +168,7 @@ def test_what_a_model_says_does_nothing_in_the_browser(app: tuple[str, Path], br
     from urllib.parse import quote
 
     open_chat(page, address, f"?model={quote(folder)}")
-    page.locator(".st-key-chat_answers button").first.click()
+    page.locator(".st-key-chat_answers button:visible").first.click()
     page.locator(".st-key-chat_max_tokens input").fill("24")
     page.keyboard.press("Enter")
     ready(page)
@@ -216,13 +216,13 @@ def test_the_stage_is_large_and_bare_and_a_replay_is_labelled(
     from urllib.parse import quote
 
     open_chat(page, address, f"?chat_stage=true&model={quote(folder)}")
-    page.locator(".st-key-chat_prepare button").first.click()
+    page.locator(".st-key-chat_prepare button:visible").first.click()
     page.wait_for_selector(".esp-ready", timeout=240_000)
     wait(page, lambda: "Ready: 2 models" in page.locator(".esp-ready").inner_text(), "both models are ready")
     assert page.evaluate(SMALL) == []
     assert page.locator('[data-testid="stSidebar"]').count() == 0
     assert not page.locator("header").first.is_visible()
-    page.locator(".st-key-chat_start_0 button").first.click()
+    page.locator(".st-key-chat_start_0 button:visible").first.click()
     page.wait_for_selector(".st-key-chat_again", timeout=300_000)
     ready(page)
     assert page.evaluate(SMALL) == []
@@ -230,17 +230,17 @@ def test_the_stage_is_large_and_bare_and_a_replay_is_labelled(
     width = page.evaluate("() => document.querySelector('.stMainBlockContainer').getBoundingClientRect().width")
     assert width >= 1250
 
-    page.locator(".st-key-chat_kept button").first.click()
+    page.locator(".st-key-chat_kept button:visible").first.click()
     page.locator(".st-key-chat_saved input").first.click()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector(".st-key-chat_replay_start button")
     ready(page)
-    page.locator(".st-key-chat_replay_start button").first.click()
+    page.locator(".st-key-chat_replay_start button:visible").first.click()
     page.wait_for_selector(".esp-replay")
     ready(page)
     page.keyboard.press("Escape")
-    page.locator(".st-key-chat_replay_next button").first.click()
+    page.locator(".st-key-chat_replay_next button:visible").first.click()
     page.wait_for_selector("article.esp-answer")
     label = page.locator(".esp-replay").inner_text()
     assert label.startswith("Replay of ")

@@ -68,10 +68,10 @@ def test_all_settings_reach_every_side_and_the_file(pair: tuple[str, str], home:
 
 def test_up_to_four_sides_answer_and_a_side_can_go(pair: tuple[str, str], home: Path) -> None:
     app = chat(*pair)
-    for count in (3, 4):
+    for place, key in zip(("chat_third", "chat_fourth"), pair, strict=True):
+        app.session_state[place] = key
         app.button(key="chat_add").click().run()
-        app.session_state[("chat_third", "chat_fourth")[count - 3]] = pair[count % 2]
-        app.run()
+        assert app.selectbox(key=place).value == key
     assert app.button(key="chat_add").disabled
     ask(app, "hello")
     assert len(answers(app)) == 4
