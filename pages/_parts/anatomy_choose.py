@@ -41,7 +41,7 @@ def choose(service: Service, runs: list[tuple[str, str]]) -> list[object]:
     left, right = st.columns(2)
 
     def label(run_id: str) -> str:
-        return f"{theme.plain(names[run_id])} · {run_id[:13]}" if run_id else "nothing"
+        return f"{names[run_id]} · {run_id[:13]}" if run_id else "nothing"  # a list shows text as it is
 
     with left:
         st.selectbox("Run", ids, key="anatomy_run", format_func=label, on_change=_remember)
