@@ -48,8 +48,12 @@ class Starting:
 
     def _start_next(self) -> None:
         waits: dict[str, str] = {}
-        machine = None
+        taken: set[str] = set()  # devices, as experiments ask for them, that take no more now
+        machine, working, disk = None, self._works(), shutil.disk_usage(self.runs).free
         for run_id in list(self._queue.order):
+            known = self._needs.get(run_id)
+            if known is not None and known.wanted in taken:
+                continue
             directory = RunDirectory.of(self.runs, run_id)
             if not directory.exists():  # deleted by hand
                 self._queue.remove(run_id)
@@ -59,18 +63,24 @@ class Starting:
             machine = machine or devices()
             found = places.choose(
                 need,
-                [self._working(active) for active in self._active.values() if active.placed is None],
+                working,
                 machine,
-                shutil.disk_usage(self.runs).free,
+                disk,
                 cpu_runs=places.cpu_runs(settings.cpu_runs()),
                 gpu_runs=settings.runs_per_gpu(),
                 anyway=run_id in self._anyway,
             )
             if isinstance(found, Start):
                 self._start(directory, need, found.device)
+                working = self._works()
             elif found.reason:
                 waits[run_id] = found.reason
+            else:
+                taken.add(need.wanted)
         self._say(waits)
+
+    def _works(self) -> list[Working]:
+        return [self._working(active) for active in self._active.values() if active.placed is None]
 
     def _start(self, directory: RunDirectory, need: Need, device: str) -> None:
         from core.jobs.supervisor import _Active
