@@ -215,7 +215,8 @@ async def _page(chromium: Any, address: str, visitor: Visitor) -> Any:
         socket.on("framereceived", lambda frame: visitor.hears(_bytes(frame)))
 
     def console(message: Any) -> None:
-        if message.type == "error":
+        asked = str(message.location.get("url", ""))
+        if message.type == "error" and "/runs/_stcore/" not in asked:  # where Streamlit asks first on any sub-page
             visitor.errors[f"console: {message.text}"[:200]] += 1
 
     page.on("websocket", frames)

@@ -127,12 +127,12 @@ def _results(run_id: str, digest: str, experiment: Any, draw: random.Random) -> 
 # --- measuring
 
 
-def cases(run_id: str) -> list[tuple[str, str, dict[str, str]]]:
+def cases(run_id: str, study: str) -> list[tuple[str, str, dict[str, str]]]:
     """What is opened: a name, the page's file, its query."""
     folder = Path(__file__).resolve().parent.parent / "pages"
     pages = [(path.stem, path.name, {}) for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
     opened = [("runs, one opened", "runs.py", {"run": run_id}), ("studies, one opened", "studies.py",
-              {"study": "the-study-smollm2"})]  # fmt: skip
+              {"study": study})]  # fmt: skip
     return [*pages, *opened]
 
 
@@ -192,7 +192,7 @@ def main() -> None:
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; ms of {options.times} warm scripts each\n")
     print(f"{'page':22} {'first':>9} {'warm p50':>9} {'p95':>9} {'least':>9} {'cpu p50':>9}")
     slow = []
-    for name, file, query in cases(run_id):
+    for name, file, query in cases(run_id, service.studies.all()[0].id):
         if not options.only or options.only == name:
             if not measure(name, file, query, options.times):
                 slow.append(name)
