@@ -109,6 +109,7 @@ def recover(
     _free()
     plain = _merged(pruned, choice, file, progress("merge"))
     saved = save(plain, tokenizer, model_dir, progress("save"), dtype=saved_dtype)
+    _as_stored(plain, saved_dtype)
     report = verify(model_dir, plain, tokenizer, progress("verify"))
     return Recovered(training, data.info, saved.bytes, saved.layout, tuple(saved.loads_in), asdict(report))
 
@@ -197,6 +198,13 @@ def _merged(pruned: Pruned, choice: "Recovery", file: Path, progress: Progress) 
         for name, weight in load_file(str(file)).items():
             model.get_parameter(name).copy_(weight)
     return model
+
+
+def _as_stored(model: Any, dtype: str) -> None:
+    """Weights in the format they were saved in, which is what verification compares: a fresh process needs the room."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(getattr(torch, dtype))
+    _free()
 
 
 def _free() -> None:
