@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_style import OKABE_ITO, figure, palette, safe
+from core.charts_style import OKABE_ITO, figure, palette, safe, short
 
 STAGES = {
     "load": ("load", "sky", ""),
@@ -76,10 +76,10 @@ def stage_bars(stages: pd.DataFrame, labels: Mapping[str, str], *, dark: bool = 
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
-    chart.update_layout(barmode="stack", bargap=0.35)
+    chart.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
     chart.update_xaxes(title_text=unit, rangemode="tozero")
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(_short(labels[run_id])) for run_id in runs],
+        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(short(labels[run_id], 34)) for run_id in runs],
         autorange="reversed", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
@@ -102,7 +102,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _short(label: str, most: int = 34) -> str:
-    return label if len(label) <= most else f"{label[: most - 1]}…"

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.charts_frames import Quality, at_order
-from core.charts_style import figure, palette, safe
+from core.charts_style import figure, palette, safe, short
 
 MOST_AXES = 9
 _HEIGHT = 480
@@ -48,7 +48,7 @@ def many_runs(table: pd.DataFrame, chosen: Sequence[Quality], *, dark: bool = Fa
     dimensions: list[dict[str, Any]] = [
         {
             "label": "method", "values": [methods.index(name) for name in whole["method"]],
-            "tickvals": list(range(len(methods))), "ticktext": [_short(name) for name in methods],
+            "tickvals": list(range(len(methods))), "ticktext": [short(name, _SHORT) for name in methods],
             "range": [-0.5, max(len(methods) - 0.5, 0.5)],
         },
         {"label": "removed", "values": whole["removed"].tolist(), "tickformat": ".0%"},
@@ -83,7 +83,7 @@ def _axis(rows: pd.DataFrame, quality: Quality) -> dict[str, Any]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     return {
-        "label": safe(_short(quality.label, 24)),
+        "label": safe(short(quality.label, 24)),
         "values": values,
         "tickformat": ".0%" if quality.fraction else ".3s" if quality.unit == "bytes" else None,
         "range": [high, low] if quality.lower_is_better else [low, high],
@@ -96,8 +96,3 @@ def _colours(rows: pd.DataFrame, chosen: Sequence[Quality], dark: bool) -> dict[
         return {}
     first = chosen[0]
     return {"color": rows[first.key].tolist(), "colorscale": "Cividis", "reversescale": first.lower_is_better == dark}
-
-
-def _short(label: object, most: int = _SHORT) -> str:
-    text = str(label)
-    return text if len(text) <= most else f"{text[: most - 1]}…"

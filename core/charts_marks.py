@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order
-from core.charts_style import delta_words, marker, measured, method_colour, palette, percent, safe
+from core.charts_style import delta_words, marker, measured, method_colour, palette, percent, safe, short
 from core.charts_words import detail_words, mapping, whole_protocol
 
 Panel = Literal["cut", "mask", "all"]
@@ -64,7 +64,7 @@ def run_marks(rows: pd.DataFrame, x: str, quality: Quality, series: str, variant
         y=rows["value"].tolist(),
         error_y=bars(rows, method, dark, quality.fraction),
         mode="markers",
-        name=safe(series),
+        name=safe(short(series)),
         legendgroup=series,
         marker=marker(method, variant, dark, 13),
         customdata=custom(rows, quality),

@@ -92,7 +92,7 @@ def _band(rows: pd.DataFrame, name: str, dark: bool) -> go.Scatter:
         mode="lines",
         fill="toself",
         fillcolor=faded(str(rows["method"].iloc[0]), dark),
-        line={"width": 0},
+        line={"width": 6, "color": faded(str(rows["method"].iloc[0]), dark)},  # seen at a single ratio, too
         name=f"{safe(name)}, seeds",
         legendgroup=name,
         showlegend=False,

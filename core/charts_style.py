@@ -86,6 +86,12 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False).replace("$", "&#36;")
 
 
+def short(text: object, most: int = 56) -> str:
+    """The text, its end left out where it is longer than `most` letters."""
+    words = str(text)
+    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
+
+
 def method_colour(method: str, dark: bool) -> str:
     """The method's colour, the same in every chart; the dense model is ink (Okabe-Ito's black, grey on dark)."""
     if method == "dense":

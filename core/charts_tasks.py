@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order
 from core.charts_marks import alt_words, bars, custom, run_variants
-from core.charts_style import delta_words, diverging, figure, marker, method_colour, palette, safe
+from core.charts_style import delta_words, diverging, figure, marker, method_colour, palette, safe, short
 from core.charts_tables import GUESSING, MAJORITY, marks
 
 _ROW = 30
@@ -172,11 +172,11 @@ def delta_heatmap(table: pd.DataFrame, tasks: Sequence[Quality], *, dark: bool =
         )
     )
     chart.update_xaxes(
-        tickmode="array", tickvals=list(range(len(chosen))), ticktext=[safe(_short(q.label)) for q in chosen],
+        tickmode="array", tickvals=list(range(len(chosen))), ticktext=[safe(short(q.label, _LABEL)) for q in chosen],
         side="top", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(_short(label)) for _, label in runs],
+        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(short(label, _LABEL)) for _, label in runs],
         autorange="reversed", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
@@ -192,7 +192,3 @@ def _cell_hover(row: pd.Series, quality: Quality) -> str:
     words = f"<b>{safe(row['label'])}</b><br>{safe(quality.label)}<br>against {safe(row['against'])}  "
     words += f"{delta_words(float(row['delta']), float(row['delta_stderr']), quality)}<br>95 % interval, {how}"
     return words + (f"<br>p {float(row['p']):.3f}, not corrected" if math.isfinite(float(row["p"])) else "")
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"

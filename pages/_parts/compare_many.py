@@ -6,6 +6,7 @@ import streamlit as st
 
 from core import charts
 from pages._parts import chart_box, theme
+from pages._parts.compare_size import named
 from pages._parts.compare_tasks import mixed
 from pages._parts.compare_views import Shown
 
@@ -34,8 +35,7 @@ def show(shown: Shown) -> None:
     )
     absent = charts.left_out(shown.table, chosen)
     if absent:
-        words = f"{', '.join(absent[:6])}{f' and {len(absent) - 6} more' if len(absent) > 6 else ''}"
-        st.html(theme.note(f"Left out, because a value is missing: {words}.", level="info"))
+        st.html(theme.note(f"Left out, because a value is missing: {named(absent)}.", level="info"))
     mixed(chosen)
 
 

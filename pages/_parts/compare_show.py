@@ -95,7 +95,7 @@ def _remarks(shown: Shown, chosen: list[charts.Quality]) -> None:
 
 def _width(heading: str) -> int:
     """Pixels of a column: of its heading, and of `+52.00 (+50.37 to +53.63) ▼` at least where it is a difference."""
-    least = 215 if heading.startswith(charts.DELTA) else 125
+    least = 245 if heading.startswith(charts.DELTA) else 125
     return min(max(least, 40 + 7 * len(heading)), 330)
 
 
