@@ -23,7 +23,7 @@ from core.models.surgery import Kept
 from core.pruning.allocation import shrunk
 from core.pruning.calibration import Stream, Walk, windows_a_batch
 from core.pruning.head import head_of
-from core.pruning.job import Job
+from core.pruning.job import Job, parts_cut
 from core.pruning.masking import Budget, mask_layer
 from core.pruning.measured import sums_of
 from core.pruning.reconstruction import Sums, columns_of
@@ -76,7 +76,7 @@ class Scan:
         entering, read = walk.enter(), job.enter(0.01) if calibrated else None
         for index in range(last + 1):
             wanted = index in job.plan.selected and index not in self.done
-            outputs: list[tuple[str, int, Stream]] = []
+            outputs: list[tuple[str, int, Stream | None]] = []
             with body.at(index) as layer:
                 if wanted:
                     outputs = list(self._cuts(index, layer, walk, entering, read, scores))
@@ -85,10 +85,13 @@ class Scan:
                 walk.advance(index, layer, entering)
             self._ticked(1)
             if wanted:
-                rows = []
+                rows: list[Found] = []
                 for part, removed, stream in outputs:
-                    left = self._advanced(walk, stream, range(index + 1, n))
-                    rows.append(Found(index, part, self._nll(walk, left, f"layer {index}"), removed))
+                    if stream is None:  # nothing goes there, or all that goes
+                        nll = rows[0].nll if removed else self.dense
+                    else:
+                        nll = self._nll(walk, self._advanced(walk, stream, range(index + 1, n)), f"layer {index}")
+                    rows.append(Found(index, part, nll, removed))
                 take(index, rows)
         self.tell(1.0)
         return self.dense
@@ -102,11 +105,17 @@ class Scan:
 
     def _ticked(self, layers: float) -> None:
         n, selected = len(self.job.body.layers()), self.job.plan.selected
-        variants = 1 + (len(self.job.pruning.parts) if self.by_part and len(self.job.pruning.parts) > 1 else 0)
         left = [index for index in selected if index not in self.done]
-        total = n + selected[-1] + 1 + variants * sum(n - index for index in left)
+        total = n + selected[-1] + 1 + sum((n - index) * self._variants(index) for index in left)
         self._passes += layers
         self.tell(min(self._passes / total, 1.0))
+
+    def _variants(self, index: int) -> int:
+        """How often the layers above a layer run: once for all its parts, and for each if several lose something."""
+        count = len(self.job.pruning.parts)
+        if self.job.method.kind == "width":
+            count = len(parts_cut(self.job.plan.cuts[index]))
+        return 1 + (count if self.by_part and count > 1 else 0)
 
     # --- cuts
 
@@ -118,8 +127,11 @@ class Scan:
         entering: Stream,
         read: Stream | None,
         scores: Mapping[Key, Tensor],
-    ) -> Iterator[tuple[str, int, Stream]]:
-        """(part, what goes, what leaves the layer) of each cut of it; the layer is as before afterwards."""
+    ) -> Iterator[tuple[str, int, Stream | None]]:
+        """(part, what goes, what leaves the layer) of each cut of it; the layer is as before afterwards.
+
+        None in place of what leaves it, where nothing goes, or where this part is all that goes.
+        """
         kind = self.job.method.kind
         if kind == "depth":
             yield WHOLE, self.job.plan.before.layer_params(index), entering.fork()
@@ -130,11 +142,15 @@ class Scan:
         for part in self._parts():
             roles = roles_of(self.job.pruning.parts if part == WHOLE else (part,))
             changed = {role: weight for role, weight in cut.items() if role in roles}
+            removed = self._removed(index, part, matrices, changed)
+            if not changed or (part != WHOLE and len(changed) == len(cut)):
+                yield part, removed, None
+                continue
             stream = entering.fork()
             with _replaced(matrices, changed):
                 walk.advance(index, layer, stream)
             self._ticked(1)
-            yield part, self._removed(index, part, matrices, changed), stream
+            yield part, removed, stream
 
     def _parts(self) -> list[str]:
         parts = self.job.pruning.parts

@@ -88,6 +88,22 @@ def test_parts_by_themselves_score_what_runs_over_that_part_score(
         assert row.removed == removed
 
 
+def test_a_part_that_loses_nothing_costs_nothing_and_is_not_run(
+    tiny_llama: Any, calibration: torch.Tensor, text: torch.Tensor
+) -> None:
+    fields: dict[str, Any] = {"method": "l1", "ratio": 0.4, "round_to": 1}  # of two KV groups: less than one
+    model = tiny_llama()
+    dense, found, shares = scanned(model, Pruning(**fields), calibration, text, by_part=True)
+    for layer in (0, 1):
+        assert found[layer, "attention"].nll == dense
+        assert found[layer, "attention"].removed == 0
+        assert found[layer, "mlp"] == Found(layer, "mlp", found[layer, WHOLE].nll, found[layer, WHOLE].removed)
+        assert found[layer, WHOLE].nll == pytest.approx(
+            alone(model, {**fields, "layers": (layer, layer)}, calibration, text)[0], rel=1e-4
+        )
+    assert shares[-2] == pytest.approx(1.0)
+
+
 def test_depth_methods_leave_each_layer_out(tiny_llama: Any, calibration: torch.Tensor, text: torch.Tensor) -> None:
     model = tiny_llama(num_hidden_layers=3)
     _, found, _ = scanned(model, Pruning(method="block_influence", ratio=0.34), calibration, text)
