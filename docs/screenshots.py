@@ -1,8 +1,8 @@
 """Makes docs/images/*.png from the real app: `python docs/screenshots.py --home HOME [--only NAME …] [--chat]`.
 
 HOME is a folder with complete runs (ESPALIER_HOME). What is complete in it is copied, so nothing in it changes, and
-nothing that waits or was interrupted is started. Pages are taken as they are at 1440 px, light, and written as PNG of 256 colours.
-`--chat` asks two models a question first, so both must be saved there; without it, Chat is left as it is.
+nothing that waits or was interrupted is started. Pages are taken as they are at 1440 px, light, and written as PNG of
+256 colours. `--chat` asks two models a question first, so both must be saved there; without it, Chat is left as it is.
 Needs Playwright (requirements-test.txt) and a Chromium.
 """
 

@@ -32,7 +32,7 @@ def discussion(sheet: Sheet, chosen: Sequence[Quality], decode: Quality | None, 
             fronts.append(front(sheet, sheet.numbers.groups, quality, decode))
         said += [each for each in fronts if each is not None]
         said += _guessing(sheet, quality)
-    limits = _limits(sheet, chosen, refs) or [sheet.words.fill("l_none")]
+    limits = _limits(sheet, refs) or [sheet.words.fill("l_none")]
     return [
         Paragraph(sheet.words.fill("d_intro")),
         *([Items(tuple(said))] if said else []),
@@ -134,7 +134,7 @@ def _guessing(sheet: Sheet, quality: Quality) -> list[Text]:
 # -------------------------------------------------------------------------------------------------------------- limits
 
 
-def _limits(sheet: Sheet, chosen: Sequence[Quality], refs: dict[str, str]) -> list[Text]:
+def _limits(sheet: Sheet, refs: dict[str, str]) -> list[Text]:
     fill, figures = sheet.words.fill, sheet.names.figures
     found: list[Text] = []
     drawn = [group for group in sheet.numbers.groups if _by_chance(sheet, group)]
@@ -144,8 +144,9 @@ def _limits(sheet: Sheet, chosen: Sequence[Quality], refs: dict[str, str]) -> li
         found.append(fill("l_one_seed", count=str(len(single)), all=str(len(drawn)), labels=labels))
     for limit, points in limits_of_tasks(sheet):
         found.append(fill("l_limit", n=str(limit), points=figures.fixed(points, 0)))
-    ways = Counter((quality.task, quality.metric) for quality in chosen)
-    for quality in chosen:
+    usual = [quality for quality in sheet.numbers.qualities if quality.primary]
+    ways = Counter((quality.task, quality.metric) for quality in usual)
+    for quality in usual:
         times = ways.pop((quality.task, quality.metric), 0)
         if times > 1:
             name = sheet.names.plain_quality(quality, short=False)

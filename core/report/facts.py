@@ -162,6 +162,7 @@ def contrast_sentence(sheet: Sheet, first: Group, second: Group, quality: Qualit
         times, low, high = (figures.fixed(each, 3) for each in (found.value, found.low, found.high))
         return [say("s_ratio", **both, times=times, low=low, high=high, verdict=verdict)]
     difference, low, high = (_difference(sheet, each, quality) for each in (found.value, found.low, found.high))
+    difference += _points(sheet, quality)
     how = say("s_how_paired" if found.paired else "s_how_seeds" if found.seeds else "s_how_independent")
     return [say("s_difference", **both, difference=difference, low=low, high=high, how=how, verdict=verdict)]
 
@@ -199,7 +200,8 @@ def recovery_facts(sheet: Sheet, quality: Quality) -> list[Text]:
         found.append(sheet.words.fill(
             "s_recovered", label=sheet.names.label(group), quality=sheet.names.in_sentence(quality, article=True),
             before=figures.measured(value.before, value.before_stderr, quality), after=_value(sheet, value, quality),
-            gain=_difference(sheet, value.gain, quality), low=_difference(sheet, low, quality),
+            gain=_difference(sheet, value.gain, quality) + _points(sheet, quality),
+            low=_difference(sheet, low, quality),
             high=_difference(sheet, high, quality), verdict=say("s_not_zero" if clear else "s_holds_zero"), back=back,
             how=say(_how(value)),
         ))  # fmt: skip
@@ -276,6 +278,11 @@ def _how(value: Value) -> str:
     if len(value.runs) > 1:
         return "s_how_seeds"
     return "s_how_paired" if value.gain_paired else "s_how_independent"
+
+
+def _points(sheet: Sheet, quality: Quality) -> str:
+    """The unit of a difference of shares, with its space; '' for all else."""
+    return f"\u00a0{sheet.words.say('points')}" if quality.fraction else ""
 
 
 def _difference(sheet: Sheet, value: float, quality: Quality) -> str:

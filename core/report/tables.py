@@ -190,7 +190,8 @@ def recovery_table(sheet: Sheet, quality: Quality, label: str) -> Table | None:
     rows = []
     for group, value in known:
         low, high = gain_interval(value)
-        interval = f"{_shown(sheet, low, quality)} – {_shown(sheet, high, quality)}" if math.isfinite(low) else NONE
+        both = (_shown(sheet, each, quality) for each in (low, high))
+        interval = f" {say('to')} ".join(both) if math.isfinite(low) else NONE
         gain = " ".join(
             word
             for word in (figures.measured(value.gain, value.gain_stderr, quality, sign=True), value.gain_mark)
@@ -365,7 +366,7 @@ def trace_table(sheet: Sheet, label: str, protocols: str) -> Table:
     say = sheet.words.say
     several = len(environments(sheet.material)) > 1
     where = {run: place for place, (_, runs) in enumerate(environments(sheet.material), 1) for run in runs}
-    shares = (0.26, 0.24, 0.06, 0.26, 0.18)
+    shares = (0.28, 0.24, 0.07, 0.28, 0.13)
     titles = [say(name) for name in ("run", "row", "seeds", "against", "measured_with")]
     columns = tuple(Column(title, numeric=False, share=share) for title, share in zip(titles, shares, strict=True))
     rows = []

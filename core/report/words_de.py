@@ -2,6 +2,8 @@
 
 GERMAN = {
     "and": "und",
+    "to": "bis",
+    "points": "Punkte",
     "or": "oder",
     # --- document
     "title": "Pruning-Bericht: {name}",

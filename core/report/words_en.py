@@ -2,6 +2,8 @@
 
 ENGLISH = {
     "and": "and",
+    "to": "to",
+    "points": "points",
     "or": "or",
     # --- document
     "title": "Pruning report: {name}",

@@ -1,7 +1,8 @@
 """A study's worth of run directories, as workers leave them: every family, seeds, recovery, speed, hostile names."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,12 @@ def fill(runs: Home) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Reports]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Reports]]:
     """The filled home's runs by name, and its reports: made once, and changed by nobody."""
     folder = tmp_path_factory.mktemp("study")
-    return fill(Home(folder)), reports_of(folder)
+    ids = fill(Home(folder))
+    with reports_of(folder) as made:
+        yield ids, made
 
 
 @pytest.fixture
@@ -155,17 +158,22 @@ def reported(study: tuple[dict[str, str], Reports]) -> Reports:
 
 
 @pytest.fixture
-def reports(home: Path) -> Callable[[], Reports]:
+def reports(home: Path) -> Iterator[Callable[[], Reports]]:
     """Reports of this test's own home, as it is when they are asked for."""
-    return lambda: reports_of(home)
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(reports_of(home))
 
 
-def reports_of(home: Path) -> Reports:
+@contextmanager
+def reports_of(home: Path) -> Iterator[Reports]:
     """Reports of a home; the store stays in memory."""
 
     def nobody(*_: Any) -> Any:
         raise AssertionError("a report asks nothing of the queue")
 
     store = Store.open(home, owned=False)
-    studies = Studies(store, home, nobody, nobody)
-    return Reports(store, home, studies, Travel(store, home, studies))
+    try:
+        studies = Studies(store, home, nobody, nobody)
+        yield Reports(store, home, studies, Travel(store, home, studies))
+    finally:
+        store.close()
