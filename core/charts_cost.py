@@ -79,7 +79,8 @@ def stage_bars(stages: pd.DataFrame, labels: Mapping[str, str], *, dark: bool = 
     chart.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
     chart.update_xaxes(title_text=unit, rangemode="tozero")
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(short(labels[run_id], 34)) for run_id in runs],
+        tickmode="array", tickvals=list(range(len(runs))),
+        ticktext=[safe(short(labels[run_id], 34)) for run_id in runs],
         autorange="reversed", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
