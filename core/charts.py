@@ -12,7 +12,7 @@ from core.charts_frames import PRIMARY, Quality, at, at_order, missing, points, 
 from core.charts_many import left_out, many_rows, many_runs
 from core.charts_marks import MASK_TITLE, Panel
 from core.charts_ratio import RatioAxis, ratio_curve, ratio_rows
-from core.charts_style import alt, config, measured, percent, safe, short
+from core.charts_style import alt, config, measured, named, percent, safe
 from core.charts_tables import (
     DELTA,
     GUESSING,
@@ -46,7 +46,7 @@ __all__ = [
     "DELTA", "GUESSING", "MAJORITY", "MASK_TITLE", "PRIMARY", "Cost", "Panel", "Quality", "RatioAxis", "Size", "about",
     "alt", "at", "at_order", "comparison_table", "config", "costs", "delta_heatmap", "delta_rows", "detail_words",
     "difference", "disturbances", "export", "frontier", "hidden_words", "leak", "leaks", "left_out", "many_rows",
-    "many_runs", "marks", "measured", "missing", "mixed_protocols", "panels", "percent", "points", "protocol_words",
-    "qualities", "rates_words", "ratio_curve", "ratio_rows", "safe", "short", "stage_bars", "stage_rows", "task_dots",
-    "tradeoff", "tradeoff_data", "tradeoff_rows", "whole_protocol", "without_numbers",
+    "many_runs", "marks", "measured", "missing", "mixed_protocols", "named", "panels", "percent", "points",
+    "protocol_words", "qualities", "rates_words", "ratio_curve", "ratio_rows", "safe", "stage_bars", "stage_rows",
+    "task_dots", "tradeoff", "tradeoff_data", "tradeoff_rows", "whole_protocol", "without_numbers",
 ]  # fmt: skip

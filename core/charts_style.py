@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,12 @@ def short(text: object, most: int = 56) -> str:
     """The text, its end left out where it is longer than `most` letters."""
     words = str(text)
     return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
+
+
+def named(labels: Sequence[str], most: int = 6) -> str:
+    """Some of the runs by their names, shortened, and how many more there are."""
+    words = ", ".join(short(label, 40) for label in labels[:most])
+    return words + (f" and {len(labels) - most} more" if len(labels) > most else "")
 
 
 def method_colour(method: str, dark: bool) -> str:

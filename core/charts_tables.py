@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from core.charts_frames import Quality, at_order
-from core.charts_style import delta_words, measured, percent
+from core.charts_style import delta_words, measured, named, percent
 from core.charts_words import detail_words, mapping, whole_protocol
 from core.evaluation.paired import holm
 
@@ -122,7 +122,7 @@ def leaks(table: pd.DataFrame) -> list[str]:
         sentence = mapping(details).get("leakage")
         if sentence:
             found.setdefault(str(sentence), []).append(str(label))
-    return [f"{', '.join(dict.fromkeys(labels))}: {sentence}" for sentence, labels in found.items()]
+    return [f"{named(list(dict.fromkeys(labels)))}: {sentence}" for sentence, labels in found.items()]
 
 
 def disturbances(table: pd.DataFrame) -> list[str]:
@@ -132,7 +132,8 @@ def disturbances(table: pd.DataFrame) -> list[str]:
         if reason := mapping(details).get("disturbed"):
             found.setdefault(str(reason), []).append(str(label))
     return [
-        f"{', '.join(dict.fromkeys(labels))}: measured beside other work ({reason})" for reason, labels in found.items()
+        f"{named(list(dict.fromkeys(labels)))}: measured beside other work ({reason})"
+        for reason, labels in found.items()
     ]
 
 

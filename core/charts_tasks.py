@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -41,13 +42,18 @@ def task_dots(table: pd.DataFrame, tasks: Sequence[Quality], *, dark: bool = Fal
         chart.add_trace(_dots(own, chosen, offset, variants[run_id], dark))
     _chance_lines(chart, chosen, dark)
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(chosen))), ticktext=[safe(quality.label) for quality in chosen],
+        tickmode="array", tickvals=list(range(len(chosen))), ticktext=[_lines(quality.label) for quality in chosen],
         range=[len(chosen) - 0.5, -0.5], showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     for boundary in range(1, len(chosen)):
         chart.add_hline(y=boundary - 0.5, line={"color": palette(dark).grid, "width": 1})
     chart.update_xaxes(title_text="accuracy, with 95 % intervals", tickformat=".0%")
     return chart
+
+
+def _lines(label: str) -> str:
+    """A label in lines that leave a phone room for the chart."""
+    return "<br>".join(safe(line) for line in textwrap.wrap(label, 24))
 
 
 def _ways(rows: pd.DataFrame, tasks: Sequence[Quality], offset: float, reach: float, dark: bool) -> go.Scatter | None:

@@ -6,7 +6,6 @@ import streamlit as st
 
 from core import charts
 from pages._parts import chart_box, theme
-from pages._parts.compare_size import named
 from pages._parts.compare_tasks import mixed
 from pages._parts.compare_views import Shown
 
@@ -35,7 +34,7 @@ def show(shown: Shown) -> None:
     )
     absent = charts.left_out(shown.table, chosen)
     if absent:
-        st.html(theme.note(f"Left out, because a value is missing: {named(absent)}.", level="info"))
+        st.html(theme.note(f"Left out, because a value is missing: {charts.named(absent)}.", level="info"))
     mixed(chosen)
 
 

@@ -97,13 +97,7 @@ def _said(shown: Shown, quality: charts.Quality, hidden: str) -> None:
         st.html(theme.note("This was measured in several ways; the chart holds the runs of this one.", level="info"))
     absent = charts.missing(shown.table, quality)
     if absent:
-        st.html(theme.note(f"Not measured in this way: {named(absent)}.", level="info"))
-
-
-def named(labels: Sequence[str], most: int = 6) -> str:
-    """Some of the runs by their names, and how many more there are."""
-    words = ", ".join(charts.short(label, 40) for label in labels[:most])
-    return words + (f" and {len(labels) - most} more" if len(labels) > most else "")
+        st.html(theme.note(f"Not measured in this way: {charts.named(absent)}.", level="info"))
 
 
 def _unmeasured(shown: Shown, cost: charts.Quality, quality: charts.Quality) -> None:
@@ -115,7 +109,7 @@ def _unmeasured(shown: Shown, cost: charts.Quality, quality: charts.Quality) -> 
         if run_id not in set(charts.at(shown.table, cost)["run_id"])
     ]
     if absent:
-        st.html(theme.note(f"No {cost.label} was measured of {named(absent)}.", level="info"))
+        st.html(theme.note(f"No {cost.label} was measured of {charts.named(absent)}.", level="info"))
 
 
 def _of(table: pd.DataFrame, run_ids: set[str]) -> tuple[list[str], list[str]]:
