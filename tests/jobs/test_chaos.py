@@ -312,7 +312,7 @@ def test_a_disk_that_fills_up_under_a_worker_costs_what_was_not_finished(
     server: Server, run_of: Any, recovering: Experiment, whole: Any, home: Path
 ) -> None:
     moments, undisturbed = whole
-    for pattern, which in ((r"open .*/.model-", 1), (r"write .*/events.jsonl", 12), (r"open .*perplexity.0", 1)):
+    for pattern, which in ((r"open .*/.model-", 1), (r"write .*/events.jsonl", 12)):
         directory = run_of(recovering)
         answer = server.work(directory, die_at=place(moments, pattern, which), full=True)
         assert answer["code"] in (1, DISK_FULL), directory.log_tail()
@@ -410,30 +410,28 @@ def test_an_app_and_its_workers_killed_at_a_few_random_moments_lose_nothing(
 def _storm(server: Server, text: str, home: Path, dice: random.Random, until: Any, kills: int) -> None:
     """Kill the app, the worker, or both, again and again; each time the next app finds a true state and goes on."""
     suffered: Counter[str] = Counter()
-    done: Counter[str] = Counter()
+    victims = ["app", "worker", "both"] * (kills // 3)
+    dice.shuffle(victims)
     pid = 0
-    while sum(done.values()) < kills:
+    while victims:
         if _gone(pid):
             more = [text] * (0 if _unfinished(home) > 2 else 4)
             pid = server.app(*more, background=True)["pid"]
             _begun(home, pid, until)
         time.sleep(dice.uniform(0.02, 1.2))
-        victim = dice.choice(["app", "worker", "both"])
         workers = {run.id: run.status().pid for run in runs_of(home) if run.worker_lives()}
-        if victim != "app":
+        if victims[-1] != "app":
             if not workers or any(suffered[run] >= MOST_A_RUN for run in workers):
-                continue
+                continue  # until there is one
             suffered.update(workers.keys())
             for worker in filter(None, workers.values()):
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
-        if victim != "worker":
+        if victims.pop() != "worker":
             _kill_app(home, pid, until)
-        done[victim] += 1
     if not _gone(pid):
         _kill_app(home, pid, until)
     assert server.app()["code"] == 0, (home / "app.log").read_text()[-3000:]
-    assert min(done[victim] for victim in ("app", "worker", "both")) >= kills // 12, done
     assert_all_complete(home, len(runs_of(home)))
 
 
