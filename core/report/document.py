@@ -135,6 +135,8 @@ class Axis:
     title: str
     kind: Literal["linear", "log", "names"] = "linear"
     names: tuple[str, ...] = ()
+    note: str = ""
+    """What stands smaller beside the title: which way is better, and how the axis is scaled."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def pairs(sheet: Sheet, quality: Quality, label: str) -> Figure | None:
     dense = {value.dense for _, value in known if math.isfinite(value.dense)}
     levels = tuple(Level(scale(quality) * value, say("dense")) for value in sorted(dense))
     return Figure(label, (caption,), _alt(sheet, caption, list(series), by="x"),
-                  Axis(_value_title(sheet, quality, log), "log" if log else "linear"),
+                  Axis(sheet.names.axis(quality), "log" if log else "linear", note=_way(sheet, quality, log)),
                   Axis("", "names", names), series, levels, bars="x")  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _axis(sheet: Sheet, quality: Quality, series: Sequence[Series]) -> Axis:
     values = [point.y for each in series for point in each.points]
     values += [level.value for level in _levels(sheet, quality)]
     log = _logarithmic(quality, values)
-    return Axis(_value_title(sheet, quality, log), "log" if log else "linear")
+    return Axis(sheet.names.axis(quality), "log" if log else "linear", note=_way(sheet, quality, log))
 
 
 def _logarithmic(quality: Quality, values: Sequence[float]) -> bool:
@@ -149,10 +149,10 @@ def _logarithmic(quality: Quality, values: Sequence[float]) -> bool:
     return quality.lower_is_better and bool(known) and min(known) > 0 and max(known) / min(known) > LOG_FROM
 
 
-def _value_title(sheet: Sheet, quality: Quality, log: bool) -> str:
+def _way(sheet: Sheet, quality: Quality, log: bool) -> str:
+    """`lower is better, logarithmic`."""
     say = sheet.words.say
-    way = say("lower" if quality.lower_is_better else "higher")
-    return f"{sheet.names.axis(quality)} ({way}{', ' + say('log') if log else ''})"
+    return ", ".join([say("lower" if quality.lower_is_better else "higher"), *([say("log")] if log else [])])
 
 
 def _alt(sheet: Sheet, caption: str, series: Sequence[Series], by: str = "y") -> str:

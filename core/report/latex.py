@@ -10,6 +10,7 @@ import re
 
 from core.charts_style import method_colour, palette
 from core.report.document import (
+    Axis,
     Block,
     Cell,
     Cite,
@@ -197,11 +198,11 @@ class _Writer:
         columns = 2 if max((len(series.name) for series in figure.series), default=0) > 32 else 3
         options = [
             f"width={width}, height={height}, scale only axis={'true' if names else 'false'}",
-            f"xlabel={{{escaped(figure.x.title)}}}, ylabel={{{escaped(figure.y.title)}}}",
+            f"xlabel={{{_title(figure.x)}}}, ylabel={{{_title(figure.y)}}}",
             *_ticks("x", x), *_ticks("y", y),
             *(["y dir=reverse"] if names else []),
             "grid=major, grid style={espmuted!25}, tick align=outside, tick pos=left, axis line style={espmuted}",
-            "tick label style={font=\\footnotesize}, label style={font=\\small}",
+            "tick label style={font=\\footnotesize}, label style={font=\\small, align=center}",
             "clip=false, legend style={at={(0.5,0)}, yshift=-38pt, anchor=north, draw=none, font=\\footnotesize, "
             f"legend columns={columns}, /tikz/every even column/.append style={{column sep=6pt}}}}, "
             "legend cell align=left",
@@ -297,6 +298,12 @@ def _cell(cell: Cell) -> str:
     return f"\\textbf{{{text}}}" if cell.bold and text else text
 
 
+def _title(axis: Axis) -> str:
+    """Title of an axis, its note in a line of its own."""
+    note = f"\\\\{{\\footnotesize {escaped(axis.note)}}}" if axis.note else ""
+    return escaped(axis.title) + note
+
+
 def _ticks(axis: str, scale: Scale) -> list[str]:
     """Bounds, places and texts of ticks: written here, so that they are in the document's language."""
     low, high = sorted((scale.low, scale.high))
@@ -310,4 +317,5 @@ def _mark(sign: Sign) -> str:
     """The sign as a plot mark of pgfplots, in points, y upwards."""
     places = [f"\\pgfpoint{{{0.42 * x:.2f}pt}}{{{-0.42 * y:.2f}pt}}" for x, y in sign.outline]
     path = f"\\pgfpathmoveto{{{places[0]}}}" + "".join(f"\\pgfpathlineto{{{place}}}" for place in places[1:])
-    return f"\\pgfdeclareplotmark{{esp-{sign.name}}}{{{path}\\pgfpathclose\\pgfusepathqfillstroke}}"
+    dot = "\\pgfsetfillcolor{espink}\\pgfpathcircle{\\pgfpointorigin}{0.65pt}\\pgfusepathqfill" if sign.dotted else ""
+    return f"\\pgfdeclareplotmark{{esp-{sign.name}}}{{{path}\\pgfpathclose\\pgfusepathqfillstroke{dot}}}"

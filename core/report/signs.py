@@ -39,18 +39,20 @@ _ROUND = {  # corners, turn in degrees, inner radius as a share of the outer (0:
 
 @dataclass(frozen=True)
 class Sign:
-    """A closed outline around the origin, y downwards, about 6 units to each side; hollow or filled."""
+    """A closed outline around the origin, y downwards, about 6 units to each side: hollow or filled, dotted or not."""
 
     name: str
     outline: tuple[tuple[float, float], ...]
     hollow: bool
+    dotted: bool = False
 
 
 def sign_of(series: Series) -> Sign:
-    """The sign of a series: its method's own, hollow in every second variant."""
+    """The sign of a series: its method's own, hollow in every second variant, dotted in every second pair."""
     symbol = method_symbol(series.method, series.variant)
     base = symbol.replace("-open", "").replace("-dot", "")
-    return Sign(base, outline(base), series.hollow or "-open" in symbol)
+    dotted = symbol.endswith("-dot")
+    return Sign(base + "-dot" * dotted, outline(base), series.hollow or "-open" in symbol, dotted)
 
 
 def outline(symbol: str) -> tuple[tuple[float, float], ...]:

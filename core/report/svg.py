@@ -6,14 +6,14 @@ import math
 from html import escape
 
 from core.charts_style import FONT, method_colour, palette
-from core.report.document import Figure, Point, Series
+from core.report.document import Axis, Figure, Point, Series
 from core.report.numbers import Numbers
 from core.report.signs import sign_of
 from core.report.ticks import scales
 
 WIDTH = 760
 _PLOT_HEIGHT = 320
-_TOP, _RIGHT = 16, 18
+_TOP, _RIGHT = 22, 18
 _LETTER = 6.8  # mean width of a letter at 12 px
 _LEGEND_LINE = 20
 
@@ -77,7 +77,8 @@ def _axes(figure: Figure, frame: _Frame, dark: bool) -> list[str]:
     found += [
         _line(frame.left, frame.bottom, right, frame.bottom, colours.muted),
         _line(frame.left, _TOP, frame.left, frame.bottom, colours.muted),
-        _text(frame.left + frame.width / 2, frame.bottom + 38, figure.x.title, colours.ink, "middle"),
+        _text(frame.left + frame.width / 2, frame.bottom + 38, _with_note(figure.x), colours.ink, "middle"),
+        _text(frame.left, _TOP - 6, figure.y.note, colours.muted, "start") if figure.y.note else "",
     ]
     if figure.y.title:
         middle = _TOP + frame.height / 2
@@ -86,6 +87,10 @@ def _axes(figure: Figure, frame: _Frame, dark: bool) -> list[str]:
             f'fill="{colours.ink}">{escape(figure.y.title)}</text>'
         )
     return found
+
+
+def _with_note(axis: Axis) -> str:
+    return f"{axis.title} ({axis.note})" if axis.note else axis.title
 
 
 def _level_lines(figure: Figure, frame: _Frame, dark: bool) -> list[str]:
@@ -147,7 +152,8 @@ def _sign(series: Series, dark: bool) -> str:
     rim, width = (colour, 1.8) if sign.hollow else (palette(dark).ink, 0.8)
     fill = palette(dark).wall if sign.hollow else colour
     places = "L".join(f"{x:g} {y:g}" for x, y in sign.outline)
-    return f'<path d="M{places}Z" fill="{fill}" stroke="{rim}" stroke-width="{width}" stroke-linejoin="round"/>'
+    drawn = f'<path d="M{places}Z" fill="{fill}" stroke="{rim}" stroke-width="{width}" stroke-linejoin="round"/>'
+    return f'{drawn}<circle r="1.5" fill="{palette(dark).ink}"/>' if sign.dotted else drawn
 
 
 # -------------------------------------------------------------------------------------------------------------- legend

@@ -21,7 +21,7 @@ VOID = {"meta", "img", "br", "link", "hr", "input"}
 ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "main", "article", "h1", "h2", "h3", "p", "ul", "ol", "li", "b",
     "i", "code", "a", "figure", "figcaption", "div", "table", "thead", "tbody", "tr", "th", "td", "img", "svg", "g",
-    "path", "line", "rect", "text", "polyline",
+    "path", "line", "rect", "text", "polyline", "circle",
 }  # fmt: skip
 
 
