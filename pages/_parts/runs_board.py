@@ -74,7 +74,7 @@ def _waiting() -> None:
     """What waits, in the queue's order."""
     service = get_service()
     now = service.live.now()
-    queued = now.runs[_queued(now.runs)].sort_values("position", kind="stable", na_position="last")
+    queued = now.runs[_queued(now.runs)].sort_values(["position", "id"], na_position="first")  # a cluster has the first
     if not queued.empty:
         _queue(service, queued, {method.name: method.title for method in service.methods()}, paused=now.line.paused)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from core.errors import EspalierError
-from core.service import ClusterView, Service
+from core.service import ClusterView, Service, get_service
 from pages._parts import theme
 from pages._parts.runs_text import cluster_size
+
+EVERY_S = 5
 
 
 def show(service: Service) -> None:
@@ -16,7 +18,7 @@ def show(service: Service) -> None:
     title = "Runs go to this machine" if cluster is None else "Runs go to a cluster"
     with st.expander(title, key="runs_place", icon=":material/dns:"):
         if cluster is not None:
-            st.html(f'<p class="esp-fact">{_says(cluster)}</p>')
+            st.fragment(_state, run_every=EVERY_S, key="runs_place_state")()
         if service.places.fixed:
             st.html('<p class="esp-fact">ESPALIER_RAY_ADDRESS says so.</p>')
             return
@@ -32,6 +34,13 @@ def show(service: Service) -> None:
         )
         word = "Send runs there"
         st.button(word, key="runs_place_set", disabled=service.read_only, on_click=_set, args=(service,))
+
+
+def _state() -> None:
+    """What the cluster says of itself now."""
+    cluster = get_service().places.cluster()
+    if cluster is not None:
+        st.html(f'<p class="esp-fact">{_says(cluster)}</p>')
 
 
 def _says(cluster: ClusterView) -> str:

@@ -81,4 +81,4 @@ def _cluster(cluster: ClusterView) -> str:
     """The cluster that runs go to: what it has, or that it does not answer."""
     if not cluster.reachable:
         return f'<span title="{html(cluster.problem)}">cluster does not answer</span>'
-    return f"runs go to a cluster: {html(cluster_size(cluster))}"
+    return f"cluster: {html(cluster_size(cluster))}"

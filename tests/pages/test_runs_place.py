@@ -55,7 +55,7 @@ def test_a_cluster_is_named_on_runs_and_taken_back_again(service: Service, monke
     assert service.places.address() == "http://head:8265"
     settle(lambda: (view := service.places.cluster()) is not None and view.reachable)
     assert "<code>http://head:8265</code> has 2 nodes, 4 GPUs, 64 cores." in said(app.run())
-    assert "paused · runs go to a cluster: 2 nodes, 4 GPUs, 64 cores" in said(page("_main.py"))
+    assert "paused · cluster: 2 nodes, 4 GPUs, 64 cores" in said(page("_main.py"))
     app.text_input(key="runs_place_address").set_value("").run()
     app.button(key="runs_place_set").click().run()
     assert service.places.cluster() is None
