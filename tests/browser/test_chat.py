@@ -183,7 +183,7 @@ def test_what_a_model_says_does_nothing_in_the_browser(app: tuple[str, Path], br
         assert found.locator("img, script, a, style, h1, iframe").count() == 0, reading
         assert page.locator(".esp-prompt img, .esp-chat-who img").count() == 0
         assert page.evaluate("() => window.hacked === undefined"), reading
-        assert page.locator("body").is_visible()
+        assert page.evaluate("() => getComputedStyle(document.body).display !== 'none'"), reading
         assert [url for url in asked if "evil" in url] == []
 
     inert("Text")
@@ -207,6 +207,7 @@ SMALL = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_stage_is_large_and_bare_and_a_replay_is_labelled(
     app: tuple[str, Path], browser: Any, tmp_path: Path
 ) -> None:
