@@ -317,5 +317,9 @@ def _mark(sign: Sign) -> str:
     """The sign as a plot mark of pgfplots, in points, y upwards."""
     places = [f"\\pgfpoint{{{0.42 * x:.2f}pt}}{{{-0.42 * y:.2f}pt}}" for x, y in sign.outline]
     path = f"\\pgfpathmoveto{{{places[0]}}}" + "".join(f"\\pgfpathlineto{{{place}}}" for place in places[1:])
-    dot = "\\pgfsetfillcolor{espink}\\pgfpathcircle{\\pgfpointorigin}{0.65pt}\\pgfusepathqfill" if sign.dotted else ""
+    dot = (
+        "\\pgfscope\\pgfsetfillcolor{espink}\\pgfpathcircle{\\pgfpointorigin}{0.65pt}\\pgfusepathqfill\\endpgfscope"
+        if sign.dotted
+        else ""
+    )
     return f"\\pgfdeclareplotmark{{esp-{sign.name}}}{{{path}\\pgfpathclose\\pgfusepathqfillstroke{dot}}}"
