@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 PORT ?= 8501
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -26,7 +27,7 @@ setup-test: .venv/.test
 
 test: setup-test lint
 	@.ci/chromium
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ Runs that are being worked on go on when the app ends: they are processes of the
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,10 +15,9 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.errors import StreamlitSecretNotFoundError
 
-from core.errors import EspalierError, InputError
+from core.errors import InputError
 from core.guard import Guard, Rules, require_safe_address
 from core.service import close_service, get_service
-from core.settings import reference_file
 
 
 def login_ready() -> bool:
@@ -40,21 +38,12 @@ def safe_rules() -> Rules:
     return rules
 
 
-def take_reference_in() -> None:
-    """The reference study, the first time that this home is opened; pages answer meanwhile."""
-    file, service = reference_file(), get_service()
-    if file is not None and not service.read_only:
-        try:
-            service.travel.take_in_once(file)
-        except (EspalierError, OSError):
-            logging.getLogger(__name__).exception("The reference study was not taken in.")
-
-
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[dict[str, Any]]:
     """One service per process, from the first moment, so that a queue that was left goes on without a visitor."""
     await asyncio.to_thread(get_service)
-    reference = asyncio.create_task(asyncio.to_thread(take_reference_in))
+    # The first time that this home is opened; pages answer meanwhile.
+    reference = asyncio.create_task(asyncio.to_thread(get_service().travel.take_reference_in))
     try:
         yield {}
     finally:

@@ -8,6 +8,7 @@ as a whole and made again.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import __version__
+from core import __version__, settings
 from core.errors import EspalierError, InputError, QueueError
 from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, is_run_id, read_json, to_json, write_atomic
@@ -38,6 +39,7 @@ _STAGING = ".importing-"
 _METRIC = ("stage", "task", "metric", "value", "stderr", "n")
 _ADVICE = "Nothing was imported."
 _writing = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,15 @@ class Travel:
         found = self.take_in(file)
         write_atomic(path, to_json({**seen, mark: now_iso()}))
         return found
+
+    def take_reference_in(self) -> None:
+        """The reference study, the first time that this home is opened by who may write to it. Never raises."""
+        file = settings.reference_file()
+        if file is not None and not self._store.read_only:
+            try:
+                self.take_in_once(file)
+            except (EspalierError, OSError):
+                _log.exception("The reference study was not taken in.")
 
     def remove(self, study_id: str) -> Import:
         """Take an import back: its runs with their files, and the study where it came along. InputError without one."""

@@ -49,17 +49,20 @@ def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.reference_file() is None
 
 
-def test_the_app_takes_it_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.service import close_service, get_service
+def test_a_home_that_is_opened_twice_takes_it_in_once(service: Service, home: Path) -> None:
+    service.travel.take_reference_in()
+    assert [each.study for each in service.travel.all()] == ["reference-smollm2-135m"]
+    service.travel.remove("reference-smollm2-135m")
+    service.travel.take_reference_in()
+    assert service.travel.all() == []
+    assert not list((home / "studies").glob("*.import.json"))
 
-    monkeypatch.delenv("ESPALIER_REFERENCE")
-    monkeypatch.setattr("streamlit.get_option", lambda _name: "127.0.0.1")
-    import app
 
-    try:
-        app.take_reference_in()
-        assert [each.study for each in get_service().travel.all()] == ["reference-smollm2-135m"]
-        app.take_reference_in()
-    finally:
-        close_service()
-    assert len(list((home / "studies").glob("*.import.json"))) == 1
+def test_a_damaged_one_keeps_nobody_from_working(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = tmp_path / "reference.parquet"
+    damaged.write_bytes(b"PAR1")
+    monkeypatch.setattr(settings, "reference_file", lambda: damaged)
+    service.travel.take_reference_in()
+    assert service.runs().empty
