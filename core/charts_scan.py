@@ -112,12 +112,13 @@ def scan_curve(
 
 
 def _line(chart: go.Figure, rows: pd.DataFrame, part: str, method: str, dark: bool) -> None:
-    """One part's perplexities; the whole layer's with their intervals."""
+    """One part's perplexities; the whole layer's with the intervals of their differences to dense."""
     if rows.empty:
         return
     name, whole = PARTS[part], part == "layer"
     colour = method_colour(method, dark) if whole else palette(dark).muted
-    bars = {"type": "data", "array": (Z95 * rows["stderr"].fillna(0)).tolist(), "thickness": 1, "width": 2}
+    paired = Z95 * rows["perplexity"] * rows["cost_stderr"].fillna(0)  # windows differ more than layers do
+    bars = {"type": "data", "array": paired.tolist(), "thickness": 1, "width": 2}
     chart.add_trace(
         go.Scatter(
             x=rows["layer"],
@@ -138,7 +139,5 @@ def _line(chart: go.Figure, rows: pd.DataFrame, part: str, method: str, dark: bo
 
 def scan_words(scan: Mapping[str, Any]) -> str:
     """How it was judged, in one line."""
-    dense = mapping(scan.get("dense"))
-    words = [f"{dense['windows']:,} windows"] if isinstance(dense.get("windows"), int) else []
-    words += whole_protocol(mapping(scan.get("protocol")))
-    return safe(" · ".join(["Bars are 95 % intervals", *words]) + ".")
+    said = "Bars are 95 % intervals of the difference to dense, on the same windows"
+    return safe(" · ".join([said, *whole_protocol(mapping(scan.get("protocol")))]) + ".")

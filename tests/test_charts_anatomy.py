@@ -186,6 +186,7 @@ def test_the_scan_is_drawn_with_the_dense_level_and_the_chosen_range() -> None:
         ("rect", 3.5, 6.5)
     ]
     assert [shape.y0 for shape in figure.layout.shapes if shape.type == "line"] == [18.0]
+    assert figure.data[0].error_y.array[1] == pytest.approx(1.96 * 0.01 * 18 * 2.718**0.1, rel=1e-3)  # paired
     assert "Dearest: layer 0" in figure.layout.meta["alt"]
     assert "cost 0.31 nats a token one by one" in charts_scan.together(SCAN, (4, 6))
     assert charts_scan.together({}, (0, 1)) == ""
