@@ -314,12 +314,7 @@ def _ticks(axis: str, scale: Scale) -> list[str]:
 
 
 def _mark(sign: Sign) -> str:
-    """The sign as a plot mark of pgfplots, in points, y upwards."""
+    """The sign as a plot mark of pgfplots, in points, y upwards; without a dot, which would colour the next mark."""
     places = [f"\\pgfpoint{{{0.42 * x:.2f}pt}}{{{-0.42 * y:.2f}pt}}" for x, y in sign.outline]
     path = f"\\pgfpathmoveto{{{places[0]}}}" + "".join(f"\\pgfpathlineto{{{place}}}" for place in places[1:])
-    dot = (
-        "\\pgfscope\\pgfsetfillcolor{espink}\\pgfpathcircle{\\pgfpointorigin}{0.65pt}\\pgfusepathqfill\\endpgfscope"
-        if sign.dotted
-        else ""
-    )
-    return f"\\pgfdeclareplotmark{{esp-{sign.name}}}{{{path}\\pgfpathclose\\pgfusepathqfillstroke{dot}}}"
+    return f"\\pgfdeclareplotmark{{esp-{sign.name}}}{{{path}\\pgfpathclose\\pgfusepathqfillstroke}}"
