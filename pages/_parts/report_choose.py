@@ -9,6 +9,7 @@ import streamlit as st
 from core.service import Service
 
 ALL, CHOSEN, STUDY = "all", "runs", "study:"
+MOST = 300  # runs that one paper holds; whoever wants more chooses
 LANGUAGES = {"English": "en", "Deutsch": "de"}
 
 
@@ -24,6 +25,8 @@ def choices(service: Service) -> dict[str, str]:
     asked = st.query_params.get("study", "")
     if asked and f"{STUDY}{asked}" not in found:
         found |= {f"{STUDY}{study.id}": study.name for study in service.studies.all() if study.id == asked}
+    if complete > MOST:
+        return found | {ALL: f"The newest {MOST} of {complete:,} complete runs"}
     return found | {ALL: f"All {complete} complete runs" if complete > 1 else "The one complete run"}
 
 
@@ -91,5 +94,5 @@ def made(service: Service, chosen: str, language: str, *, mark_tasks: bool) -> A
     if chosen == CHOSEN:
         return reports.of_runs(st.query_params.get_all("runs"), language, mark_tasks=mark_tasks)
     runs = service.runs()
-    ids = runs.loc[runs["state"] == "COMPLETE", "id"].astype(str).tolist()
+    ids = runs.loc[runs["state"] == "COMPLETE", "id"].astype(str).tolist()[:MOST]  # the newest stand first
     return reports.of_runs(ids[::-1], language, mark_tasks=mark_tasks)

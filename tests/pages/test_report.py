@@ -94,3 +94,15 @@ def test_names_are_shown_as_text(run_folder: Any, service: Any) -> None:
     shown = html(report_page())
     assert "&lt;script&gt;alert(1)" in shown
     assert "<script" not in shown
+
+
+def test_of_very_many_runs_only_the_newest_are_written_up(
+    two: dict[str, str], run_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = run_folder("l1", {"method": "l1", "ratio": 0.2})
+    monkeypatch.setattr("pages._parts.report_choose.MOST", 1)
+    app = report_page()
+    assert app.selectbox(key="report_about").options == ["The newest 1 of 3 complete runs"]
+    shown = html(app)
+    assert newest in shown
+    assert two["taylor"] not in shown
