@@ -191,7 +191,7 @@ def available(*, wait: bool = False) -> list[TaskInfo]:
     Reading lm-eval's files takes a helper process ten seconds, once. Until it is done only the seven are given; a call
     starts it where it is needed. `wait` waits for it.
     """
-    seven = [TaskInfo(task.name, offline=True) for task in _OFFLINE]
+    seven = _seven()
     index = _read_index()
     if index is None and packages.version(packages.HARNESS) is not None:
         helper = _start_helper()
@@ -199,6 +199,10 @@ def available(*, wait: bool = False) -> list[TaskInfo]:
             helper.join()
             index = _read_index()
     return seven + [info for info in index or () if info.name not in OFFLINE_TASKS]
+
+
+def _seven() -> list[TaskInfo]:
+    return [TaskInfo(task.name, offline=True) for task in _OFFLINE]
 
 
 def _read_index() -> tuple[TaskInfo, ...] | None:
@@ -293,7 +297,9 @@ CODE_ADVICE = "If you have read it and trust it, allow it on the command line: -
 
 def check_tasks(names: Iterable[str], field: str = "evaluation.tasks") -> list[Problem]:
     """What stands in the way of these tasks, before anything is loaded. Imports nothing heavy, asks no network."""
-    known = {info.name: info for info in available()}
+    names = tuple(names)
+    ours = all(name in OFFLINE_TASKS for name in names)  # then the names of all the others need not be known
+    known = {info.name: info for info in (_seven() if ours else available())}
     complete = len(known) > len(OFFLINE_TASKS)
     problems = [
         _file_problem(name, known) if task_files.is_file(name) else _problem(name, known, complete) for name in names

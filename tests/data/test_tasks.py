@@ -189,3 +189,16 @@ def test_a_group_with_a_task_that_runs_code_is_refused_as_a_whole() -> None:
     (problem,) = tasks.check_tasks(["code"])
     assert "runs code" in problem.message
     assert "--allow-unsafe-code" in problem.advice
+
+
+def test_the_names_of_all_tasks_are_not_made_for_who_asks_about_none_or_the_seven(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ESPALIER_CACHE", str(tmp_path))
+    begun: list[int] = []
+    monkeypatch.setattr(tasks, "_start_helper", lambda: begun.append(1))
+    assert tasks.check_tasks(()) == []
+    assert tasks.check_tasks(["piqa", "boolq"]) == []
+    assert begun == []
+    tasks.check_tasks(["piqa", "mmlu"])
+    assert begun == [1]
