@@ -54,7 +54,12 @@ def test_a_terminal_that_hangs_up_stops_neither_the_app_nor_its_queue(
 ) -> None:
     line = f"'{sys.executable}' -m core.desk start --port {port}; echo started; sleep 600"
     terminal = subprocess.Popen(
-        ["bash", "-c", line], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["bash", "-c", line],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # as in a terminal, whatever started the tests
     )
     assert terminal.stdout is not None
     said = terminal.stdout.readline()
