@@ -124,9 +124,7 @@ def test_runs_that_share_no_document_say_so(run_folder: Any, service: Any) -> No
 def test_single_tasks_are_marked_only_when_asked_for(two: tuple[str, str], service: Any) -> None:
     app = open_page("compare.py", runs=list(two))
     unmarked = [text for text in texts_of_table(app) if "points" in text]
-    shown = (
-        "−25.0 (−35.6 to −14.4) points"  # 1.96 · √((35/100 − 0.25²) / 99): paired, not ± 13.5 as of others
-    )
+    shown = "−25.0 (−35.6 to −14.4) points"  # 1.96 · √((35/100 − 0.25²) / 99): paired, not ± 13.5 as of others
     assert unmarked == [shown]
     app.toggle(key="compare_mark_tasks").set_value(True).run()
     assert [text for text in texts_of_table(app) if "points" in text] == [f"{shown} ▼"]
