@@ -198,6 +198,11 @@ class Travel:
         """Every run that came from elsewhere."""
         return {run_id: each for each in self.all() for run_id in each.runs}
 
+    def nothing_of_this_machine(self) -> bool:
+        """Whether every run came from elsewhere, or there is none."""
+        ((count,),) = self._store.rows("SELECT count(*) FROM runs", [])
+        return int(count) <= len(self.runs())
+
     # --- inside
 
     def _unpack(self, opened: Archive, staging: Path, name: str) -> Import:

@@ -12,9 +12,9 @@ _SEEN = "launch_store_has_runs"
 
 
 def first_start(service: Service) -> bool:
-    """Whether the store is empty, as long as this visitor has seen no run."""
+    """Whether the store holds no run of this machine, as long as this visitor has seen none."""
     if not st.session_state.get(_SEEN):
-        st.session_state[_SEEN] = not service.live.now().empty
+        st.session_state[_SEEN] = not (service.live.now().empty or service.travel.nothing_of_this_machine())
     return not st.session_state[_SEEN]
 
 
