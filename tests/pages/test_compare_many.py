@@ -1,6 +1,5 @@
-"""Compare beside ten thousand runs."""
+"""Compare beside ten thousand runs. How quick it is, benchmarks/pages.py measures."""
 
-import time
 from pathlib import Path
 
 import duckdb
@@ -13,8 +12,6 @@ from core.storage.store import Store
 
 MAIN = str(Path(__file__).resolve().parent.parent.parent / "pages" / "_main.py")
 RUNS = 10_000
-LIMIT_S = 1.0
-"""Processor time of a warm page, where 0.3 s are meant: machines that run tests are busy, and some are slow."""
 
 
 def fill(home: Path) -> None:
@@ -52,16 +49,10 @@ def page(home: Path) -> AppTest:
     return app.switch_page("compare.py").run()
 
 
-def test_ten_thousand_runs_are_filtered_and_shown_quickly(page: AppTest) -> None:
+def test_ten_thousand_runs_are_filtered_sorted_and_shown_a_page_at_a_time(page: AppTest) -> None:
     assert not page.exception
     assert "10,000 runs, 12 ticked" in "\n".join(str(element.proto.body) for element in page.get("html"))
     assert len(page.dataframe[0].value) == 100
-    took = []
-    for _ in range(3):
-        start = time.process_time()
-        page.run()
-        took.append(time.process_time() - start)
-    assert min(took) < LIMIT_S, took
     page.text_input(key="compare_text").set_value("study 8 wanda").run()
     assert not page.exception
     shown = page.dataframe[0].value
