@@ -136,3 +136,9 @@ def write_curve(folder: RunDirectory) -> None:
         {"step": 90, "seconds": 90.0, "tokens": 12_000, "loss": 3.0, "rate": 1e-5, "validation": 3.25},
     ]
     (folder.recovery_dir / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+
+
+@pytest.fixture(autouse=True)
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test has just written is seen by the next page, however quick it comes."""
+    monkeypatch.setattr("core.service.SYNC_EVERY_S", 0.0)
