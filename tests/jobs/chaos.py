@@ -8,21 +8,30 @@ a model, and the workers that an app starts, are forks, too.
 
 One JSON object a line on stdin: {"do": "worker" | "app", "arguments": [...], "log": path, "die_at": n, or "die_on":
 [pattern, which of those that fit], "torn": bool, "full": bool, "background": bool}; one on stdout: {"code": exit code
-or minus the signal, "moments": names of those gone by}, or at once {"pid": process} for one in the background.
+or minus the signal, "moments": names of those gone by, "stuck": bool}, or at once {"pid": process} for one in the
+background. Who is stuck, took too long: it wrote to its log what it was at, and was killed.
 """
 
 import errno
+import faulthandler
 import importlib
 import json
 import os
 import re
+import select
 import signal
+import socket
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import psutil
 
 LOADED = (
     "peft", "torch", "transformers", "core.jobs.pipeline", "core.jobs.judging", "core.jobs.worker", "core.service",
@@ -30,6 +39,8 @@ LOADED = (
     "core.pruning.prune", "core.recovery.recover",
 )  # fmt: skip
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link")
+MOST_HANDLES = 4096
+STUCK_AFTER_S = 240
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -82,31 +93,116 @@ class Moments:
         self.on = True
 
 
-def verify_here(arguments: list[str], scratch: Path, _progress: Any) -> dict[str, Any]:
-    """What `core.models.verification._ask` does, by a fork of this process in place of a fresh one."""
-    from core.models import verify_process
+class Nursery:
+    """A process of one thread that forks on behalf of one that has many, and tells how those forks ended.
 
-    said = scratch / "said.txt"
-    child = os.fork()
-    if child == 0:
-        try:
-            sys.stdout = said.open("w")
-            verify_process.main(*arguments)
-            sys.stdout.flush()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    found: dict[str, Any] = json.loads(said.read_text().splitlines()[-1])
-    return found
+    A fork of a process with threads may wait for ever for a lock that one of them held (of an import, say): apps and
+    workers have threads. The nursery is made before them. It ends with the process that made it; its forks live on.
+    """
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._said = self._ours.makefile("r")
+        self._lock = threading.Lock()
+        if os.fork() == 0:
+            _nurse(theirs)
+        theirs.close()
+
+    def ask(self, *words: Any) -> int | None:
+        """`("verify" | "work", argument, log)`: the fork; `("ended", fork)`: its exit code, None while it lives."""
+        with self._lock:
+            self._ours.sendall((json.dumps(words) + "\n").encode())
+            answer: int | None = json.loads(self._said.readline())
+        return answer
+
+
+def _nurse(asked: socket.socket) -> NoReturn:
+    """Answer until the other end is closed, then leave without a word."""
+    try:
+        os.setsid()
+        os.closerange(3, asked.fileno())
+        os.closerange(asked.fileno() + 1, MOST_HANDLES)
+        with asked.makefile("r") as lines:
+            for line in lines:
+                do, *words = json.loads(line)
+                answer = _ended(*words) if do == "ended" else _fork(do, *words)
+                asked.sendall((json.dumps(answer) + "\n").encode())
+    finally:
+        os._exit(0)
+
+
+def _ended(pid: int) -> int | None:
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _fork(do: str, argument: Any, log: str) -> int:
+    """A worker at a run, or the process that verifies a model; what it prints goes to `log`."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.closerange(3, MOST_HANDLES)
+        if do == "work":
+            from core.jobs import worker
+
+            _write_to(log, 1, 2)
+            _verify_in(Nursery())
+            code = worker.main([argument])
+        else:
+            from core.models import verify_process
+
+            _write_to(log, 1)
+            verify_process.main(*argument)
+            code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - a fork must not fall through into its parent's loop
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def _write_to(log: str, *outputs: int) -> None:
+    """Let outputs go to a file. SIGUSR1 writes there what every thread is at."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in outputs:
+        os.dup2(handle, number)
+    os.close(handle)
+    faulthandler.register(signal.SIGUSR1, file=2)
+
+
+def _leave(code: int) -> NoReturn:
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _verify_in(nursery: Nursery) -> None:
+    """Let `core.models.verification._ask` fork a nursery in place of starting a fresh process."""
+    from core.models import verification
+
+    def ask(arguments: list[str], scratch: Path, _progress: Any) -> dict[str, Any]:
+        said = scratch / "said.txt"
+        pid = nursery.ask("verify", arguments, str(said))
+        assert pid is not None
+        while (code := nursery.ask("ended", pid)) is None:
+            time.sleep(0.01)
+        assert code == 0, said.read_text()
+        found: dict[str, Any] = json.loads(said.read_text().splitlines()[-1])
+        return found
+
+    verification._ask = ask
 
 
 def child(request: dict[str, Any], tell: int) -> None:
     """What a fork does: the work that was asked for, with its output in `log`."""
     os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for number in (1, 2):
-        os.dup2(log, number)
+    _write_to(request["log"], 1, 2)
+    nursery = Nursery()  # while there is one thread
     roots = [os.environ["ESPALIER_HOME"], os.environ["ESPALIER_CACHE"]]
     moments = Moments(roots, request)
     tell_all = lambda: moments._write(tell, json.dumps(moments.seen).encode())  # noqa: E731
@@ -115,79 +211,56 @@ def child(request: dict[str, Any], tell: int) -> None:
         if request["do"] == "worker":
             from core.jobs import worker
 
+            _verify_in(nursery)
             moments.install()
             code = worker.main(request["arguments"])
         else:
-            app(request["arguments"], moments)
+            app(request["arguments"], moments, nursery)
             code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001 - a fork must not fall through into its parent's loop
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - as above
         traceback.print_exc()
     finally:
         moments.on = False
         with suppress(OSError):  # nobody listens to one in the background
-            sys.stdout.flush()
-            sys.stderr.flush()
             tell_all()
-        os._exit(code)
+        _leave(code)
 
 
-class Fork:
-    """A worker that is a fork of its app; to the supervisor what `subprocess.Popen` is."""
+@dataclass
+class Worker:
+    """A worker that the app's nursery forked; to the supervisor what `subprocess.Popen` is."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.code: int | None = None
+    nursery: Nursery
+    pid: int
+    code: int | None = None
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal; None while it lives."""
         if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
+            self.code = self.nursery.ask("ended", self.pid)
         return self.code
 
 
-def worker_of(moments: Moments) -> Callable[..., Fork]:
+def worker_of(nursery: Nursery) -> Callable[..., Worker]:
     """`processes.start_worker` by a fork, in a session of its own, which keeps nothing of the app's open."""
 
-    def begin(directory: Any, *_: Any, **__: Any) -> Fork:
-        with directory.log_file.open("ab") as log:
-            pid = os.fork()
-            if pid:
-                return Fork(pid)
-            code = 1
-            try:
-                moments.on = False
-                os.setsid()
-                os.dup2(log.fileno(), 1)
-                os.dup2(1, 2)
-                os.closerange(3, 4096)
-                from core.jobs import worker
-
-                code = worker.main([str(directory.path)])
-            except BaseException:  # noqa: BLE001 - as above
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                with suppress(OSError):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                os._exit(code)
+    def begin(directory: Any, *_: Any, **__: Any) -> Worker:
+        pid = nursery.ask("work", str(directory.path), str(directory.log_file))
+        assert pid is not None
+        return Worker(nursery, pid)
 
     return begin
 
 
-def app(arguments: list[str], moments: Moments) -> None:
+def app(arguments: list[str], moments: Moments, nursery: Nursery) -> None:
     """What an app does: it owns the store, queues these experiments, and sees the queue to its end."""
     from core.experiment import Experiment
     from core.jobs import places, processes
     from core.service import Service
 
-    processes.start_worker = worker_of(moments)  # type: ignore[assignment]
+    processes.start_worker = worker_of(nursery)  # type: ignore[assignment]
     if "ESPALIER_TEST_DISK" in os.environ:
         places.DISK_KEPT_FREE = int(os.environ["ESPALIER_TEST_DISK"])
     moments.install()
@@ -212,9 +285,6 @@ def serve() -> None:
     prepare_environment()
     for name in LOADED:
         importlib.import_module(name)
-    from core.models import verification
-
-    verification._ask = verify_here
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     background: set[int] = set()
@@ -235,10 +305,24 @@ def serve() -> None:
             sys.stdout.flush()
             continue
         with os.fdopen(ear, "rb") as said:
+            stuck = not select.select([said], [], [], STUCK_AFTER_S)[0]
+            if stuck:
+                end_stuck(pid)
             text = said.read()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        sys.stdout.write(json.dumps({"code": code, "moments": json.loads(text or b"null")}) + "\n")
+        answer = {"code": code, "moments": json.loads(text or b"null"), "stuck": stuck}
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def end_stuck(pid: int) -> None:
+    """Let a child and all it started say in their logs what they are at, and kill them."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for number in (signal.SIGUSR1, signal.SIGKILL):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,10 @@ class Server:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._read())
+        if answer.get("stuck"):
+            logs = sorted(Path(os.environ["ESPALIER_HOME"]).rglob("log.txt"), key=lambda path: path.stat().st_mtime)
+            said = "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in (Path(log), *logs[-2:]))
+            raise AssertionError(f"A child was stuck at {do}:\n{said}")
         return answer
 
     def work(self, directory: RunDirectory, **how: Any) -> dict[str, Any]:
