@@ -27,7 +27,7 @@ setup-test: .venv/.test
 
 test: setup-test lint
 	@.ci/chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -9,11 +9,13 @@ os.environ["ESPALIER_CPU_RUNS"] = "1"  # however many cores there are, tests kno
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads do not spin: several processes share two cores
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import forks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -51,6 +53,26 @@ TINY_FAMILIES: dict[str, dict[str, Any]] = {
     },
     "phi3": {"head_dim": None, "tie_word_embeddings": False, "rope_parameters": {"partial_rotary_factor": 0.5}},
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fork_server() -> Iterator[None]:
+    """What tests/forks.py started goes with the tests."""
+    yield
+    forks.stop()
+
+
+@pytest.fixture(autouse=True)
+def forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Workers and the process that verifies a saved model are forks of one that has loaded everything already.
+
+    Tests marked `fresh` start them as the app does. Says whether they are forks.
+    """
+    if request.node.get_closest_marker("fresh"):
+        return False
+    monkeypatch.setattr("core.jobs.processes.subprocess", forks.Subprocess)
+    monkeypatch.setattr("core.models.verification.subprocess", forks.Subprocess)
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,14 @@ def _case(model: Any, tokenizer: Any, folder: Path, architecture: str) -> Case:
     return Case(folder, said, ids, out[0][len(ids) :].tolist(), architecture)
 
 
-@pytest.fixture(scope="module", params=["dense", "uniform", "per layer", "fewer layers"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "dense",
+        "per layer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "fewer layers")),
+    ],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     """One model at a time: cut by indices chosen beforehand, in many layers or in some."""
     import torch

@@ -13,6 +13,7 @@ import pytest
 
 from core.experiment import Experiment
 from core.jobs.rundir import RunDirectory, new_run_id
+from tests.forks import Fork
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -63,11 +64,18 @@ def run_of(home: Path) -> Callable[[Experiment], RunDirectory]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a Python process in the repository; those that still live are killed after the test."""
-    started: list[subprocess.Popen[str]] = []
+def start(forked: bool, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start a Python process in the repository; those that still live are killed after the test.
 
-    def begin(*arguments: str, **how: Any) -> "subprocess.Popen[str]":
+    A worker is a fork, except in tests marked `fresh`.
+    """
+    started: list[Any] = []
+
+    def begin(*arguments: str, **how: Any) -> Any:
+        if forked and arguments[:2] == ("-m", "core.jobs.worker"):
+            log = tmp_path / f"worker-{len(started)}.txt"
+            started.append(Fork.call("tests.forks:work", *arguments[2:], log=log))
+            return started[-1]
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,

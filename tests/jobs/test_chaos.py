@@ -1,6 +1,6 @@
 """Kill -9 at any moment, full disks, damaged files: what was computed is kept, and every run is in a true state.
 
-Children of a fork server (tests/jobs/chaos.py) die at a chosen moment of a real run of a tiny model, judged before and
+Forks (tests/forks.py, tests/jobs/chaos.py) die at a chosen moment of a real run of a tiny model, judged before and
 after recovery; the next worker goes on from there, and it ends as if nothing had been. Apps die with their queue, their
 store and their workers; the next one finds all of it. The long versions go through the whole run, and through random
 moments of an app and its workers.
@@ -12,7 +12,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,8 +29,8 @@ from core.jobs.rundir import RunDirectory, list_runs
 from core.jobs.stages import is_reusable
 from core.jobs.states import State
 from core.storage.store import Store
+from tests.forks import Fork
 
-ROOT = Path(__file__).resolve().parents[2]
 CALIBRATION = {"samples": 4, "length": 32}
 TRAINING = {"batch_size": 4, "micro_batch": 2, "cutoff": 32, "epochs": 0.02, "learning_rate": 0.01, "warmup_steps": 1}
 
@@ -53,41 +52,25 @@ IN_THE_APP = {
 
 
 class Server:
-    """The fork server; one request at a time."""
+    """Workers and apps, each a fork that may die at a chosen moment."""
 
     def __init__(self, folder: Path) -> None:
-        places = {"ESPALIER_HOME": str(folder), "ESPALIER_CACHE": str(folder)}
-        environment = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
-        self.log = (folder / "server.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "jobs" / "chaos.py")],
-            cwd=ROOT,
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        assert self._read() == "ready"
+        self._tell = folder / "moments.json"
 
-    def _read(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def ask(self, do: str, *arguments: str, log: Path, **how: Any) -> dict[str, Any]:
-        """Let a child do that; its exit code, and the moments it went through if it was not killed."""
-        names = ("ESPALIER_HOME", "ESPALIER_CACHE", "ESPALIER_CPU_RUNS", "ESPALIER_TEST_DISK")
-        where = {name: os.environ[name] for name in names if name in os.environ}
-        request = {"do": do, "arguments": list(arguments), "log": str(log), "environment": where, **how}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._read())
-        if answer.get("stuck"):
+    def ask(self, do: str, *arguments: str, log: Path, background: bool = False, **how: Any) -> dict[str, Any]:
+        """Let a fork do that; its exit code, and the moments it went through if it was not killed."""
+        self._tell.unlink(missing_ok=True)
+        fork = Fork.call(f"tests.jobs.chaos:{do}", {**how, "tell": str(self._tell)}, *arguments, log=log)
+        if background:
+            return {"pid": fork.pid}
+        try:
+            code = fork.wait()
+        except subprocess.TimeoutExpired as error:
+            fork.end_stuck()
             logs = sorted(Path(os.environ["ESPALIER_HOME"]).rglob("log.txt"), key=lambda path: path.stat().st_mtime)
-            said = "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in (Path(log), *logs[-2:]))
-            raise AssertionError(f"A child was stuck at {do}:\n{said}")
-        return answer
+            said = "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in (log, *logs[-2:]))
+            raise AssertionError(f"A fork was stuck at {do}:\n{said}") from error
+        return {"code": code, "moments": json.loads(self._tell.read_text()) if self._tell.exists() else None}
 
     def work(self, directory: RunDirectory, **how: Any) -> dict[str, Any]:
         """One attempt at a run."""
@@ -97,21 +80,11 @@ class Server:
         """An app that queues these experiments and ends when nothing waits or runs."""
         return self.ask("app", *texts, log=Path(os.environ["ESPALIER_HOME"]) / "app.log", **how)
 
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-        self.log.close()
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Everything is loaded once for all tests of this file."""
-    made = Server(tmp_path_factory.mktemp("server"))
-    yield made
-    made.close()
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    """Where the moments are told is neither home nor cache."""
+    return Server(tmp_path)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def naive_perplexity(model: Any, tokenizer: Any, text: str, window: int, max_tok
     return math.exp(sum(losses) / len(losses))
 
 
+@pytest.mark.fresh
 def test_a_pruned_run_leaves_every_file_and_its_numbers_are_those_of_the_saved_weights(
     experiment: Any, run_of: Any, start: Any, text: Path
 ) -> None:

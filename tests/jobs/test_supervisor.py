@@ -62,6 +62,7 @@ def test_runs_are_done_one_after_the_other_and_every_change_is_told(
     assert json.loads((boss.home / "queue.json").read_text())["order"] == []
 
 
+@pytest.mark.fresh
 def test_a_killed_worker_is_started_again_and_the_run_ends_well(
     make: Any, experiment: Any, run_of: Any, until: Any, text: Path
 ) -> None:

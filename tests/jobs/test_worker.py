@@ -30,6 +30,7 @@ def test_starting_a_worker_loads_nothing_large() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.fresh
 def test_the_first_event_comes_before_anything_large_and_says_who_works(
     experiment: Any, run_of: Any, start: Any, until: Any
 ) -> None:
@@ -78,7 +79,7 @@ def test_a_failed_run_says_why_in_one_sentence_and_the_log_has_the_rest(
     assert directory.results() is None
 
 
-@pytest.mark.parametrize("stage", ["load", "save", "evaluate"])
+@pytest.mark.parametrize("stage", ["load", pytest.param("save", marks=pytest.mark.fresh), "evaluate"])
 def test_cancel_works_at_any_stage(stage: str, experiment: Any, run_of: Any, start: Any, until: Any) -> None:
     directory = run_of(experiment(pruning=WIDTH if stage == "save" else None, slow=True))
     process = start(*WORKER, str(directory.path))
@@ -122,6 +123,7 @@ sys.exit(core.jobs.worker.main([sys.argv[1]]))
     until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 5)
 
 
+@pytest.mark.fresh
 def test_a_killed_run_goes_on_from_its_saved_model_and_finished_parts(
     experiment: Callable[..., Any], run_of: Any, start: Any, until: Any, text: Path
 ) -> None:

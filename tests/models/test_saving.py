@@ -33,6 +33,7 @@ def config_of(directory):
     return json.loads((directory / "config.json").read_text())
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_a_cut_model_reloads_with_the_same_logits(tiny_llama, tiny_tokenizer, tmp_path, per_layer):
     model = cut(tiny_llama(tie_word_embeddings=per_layer, attention_bias=True, mlp_bias=True), per_layer)
@@ -223,6 +224,7 @@ def test_no_logit_may_differ_and_nan_never_passes(found):
         compare(expected, expected[:, :1])
 
 
+@pytest.mark.fresh
 def test_a_stock_model_passes_verification(tiny_llama, tiny_tokenizer, tmp_path):
     model = cut(tiny_llama(tie_word_embeddings=False), per_layer=False)
     report = verify(save(model, tiny_tokenizer(), tmp_path / "model").directory, model, tiny_tokenizer())
@@ -245,6 +247,7 @@ def test_verification_judges_a_half_precision_model_in_float32_and_leaves_it_alo
     assert torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
 
 
+@pytest.mark.fresh
 def test_verification_can_be_cancelled_and_leaves_no_process(tiny_llama, tiny_tokenizer, tmp_path):
     import psutil
 
