@@ -22,7 +22,7 @@ from core.preview import command_of_file, plan_of
 from core.storage.store import FINISHED, Store
 from core.views import RunDetail
 
-LIVE_COLUMNS = ("position", "stage", "task", "done", "total", "unit", "fraction", "eta_s", "updated")
+LIVE_COLUMNS = ("position", "stage", "task", "done", "total", "unit", "fraction", "eta_s", "updated", "spoke")
 _NUMBERS = ("position", "done", "total", "fraction", "eta_s")
 LOG_LINES = 200
 
@@ -94,6 +94,7 @@ def _live_row(status: RunStatus, places: dict[str, int]) -> tuple[Any, ...]:
         None if running else places.get(status.id),
         *(where if running else (None, None, None, None, "", None, None)),
         status.updated,
+        status.spoke if running else None,
     )
 
 

@@ -14,13 +14,11 @@ from core.jobs import cluster as clusters
 from core.jobs import processes
 from core.jobs.cluster import Cluster, Clusters, ClusterView, Job
 from core.jobs.rundir import RunDirectory
+from core.jobs.starting import Starting
 from core.jobs.states import State
 from core.jobs.status import RunStatus
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from core.jobs.queue import Queue
     from core.jobs.supervisor import _Active
 
 AHEAD = 2
@@ -42,15 +40,10 @@ class Placed:
     over_at: float | None = None
 
 
-class OnCluster:
+class OnCluster(Starting):
     """Part of the Supervisor; called with its lock held."""
 
-    home: "Path"
-    runs: "Path"
     clusters: Clusters
-    _queue: "Queue"
-    _active: "dict[str, _Active]"
-    _changed: list[str]
 
     def cluster(self) -> ClusterView | None:
         """The cluster that runs go to; None for this machine. An address that cannot be one is its problem."""
@@ -145,17 +138,6 @@ class OnCluster:
         code = None if placed.job.seen is None else placed.job.seen.code
         self._settle(active, code, _why(placed, code))
         placed.cluster.forget(placed.job)
-
-    def _start_next(self) -> None:
-        raise NotImplementedError
-
-    def _settle(self, active: "_Active", code: int | None, why: tuple[str, str] | None = None) -> None:
-        raise NotImplementedError
-
-    def _end_waiting(
-        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = "", cause: str = ""
-    ) -> None:
-        raise NotImplementedError
 
 
 def _gives_signs(placed: Placed, directory: RunDirectory, status: RunStatus) -> bool:

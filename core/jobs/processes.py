@@ -71,6 +71,12 @@ def ask_to_stop(process: psutil.Process) -> None:
         process.terminate()
 
 
+def ask_for_stacks(process: psutil.Process) -> None:
+    """Let a worker write to its log what every thread is at; it needs no working interpreter for that."""
+    with suppress(psutil.Error):
+        process.send_signal(signal.SIGUSR1)
+
+
 def kill_group(process: psutil.Process) -> None:
     """SIGKILL to the worker and everything that it started.
 

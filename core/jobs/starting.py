@@ -14,6 +14,7 @@ from core import settings
 from core.device import devices, resolve_device
 from core.errors import EspalierError
 from core.jobs import places, processes
+from core.jobs.ending import Ending
 from core.jobs.failures import cause_of, disk_full, disk_is_full
 from core.jobs.places import Need, Start, Working
 from core.jobs.rundir import RunDirectory
@@ -21,7 +22,6 @@ from core.jobs.states import State
 from core.jobs.status import RunStatus
 
 if TYPE_CHECKING:
-    from core.jobs.queue import Queue
     from core.jobs.supervisor import _Active
 
 SAY_EVERY_S = 5.0
@@ -29,22 +29,14 @@ SAY_EVERY_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Starting:
+class Starting(Ending):
     """Part of the Supervisor; called with its lock held."""
 
     home: Path
     runs: Path
-    _queue: "Queue"
-    _active: "dict[str, _Active]"
-    _changed: list[str]
     _needs: dict[str, Need]
     _anyway: set[str]
     _said_at: float
-
-    def _end_waiting(
-        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = "", cause: str = ""
-    ) -> None:
-        raise NotImplementedError
 
     def _start_next(self) -> None:
         waits: dict[str, str] = {}

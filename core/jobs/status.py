@@ -52,6 +52,7 @@ def finite(value: Any) -> Any:
 class RunStatus:
     """One look at a run. Times are ISO-8601 UTC; `done` and `total` count `unit`s; `eta_s` seconds; `memory` bytes.
 
+    `updated` is when it last wrote anything, `spoke` when that was more than a heartbeat;
     `place` is the device that its worker was given, `cause` why it failed in one word
     (core/jobs/failures.py); both '' where there is none.
     """
@@ -75,6 +76,7 @@ class RunStatus:
     pid_created: float | None = None
     place: str = ""
     updated: str | None = None
+    spoke: str | None = None
     hash: str | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
 
@@ -135,6 +137,8 @@ class EventFold:
         self.last_seq = max(self.last_seq, event["seq"])
         changes: dict[str, Any] = {"updated": event.get("time"), "attempt": event.get("attempt", 1)}
         kind = event["kind"]
+        if kind != "heartbeat":
+            changes["spoke"] = event.get("time")
         if kind == "state":
             changes |= self._state_changes(event)
         elif kind == "stage":

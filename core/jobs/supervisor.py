@@ -7,7 +7,6 @@ that the next supervisor goes on where this one was killed.
 
 import logging
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -16,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from core import settings
 from core.device import resolve_device
 from core.errors import EspalierError, InputError, QueueError
@@ -25,19 +22,17 @@ from core.files import sweep_of
 from core.jobs import freeing, ownership, processes
 from core.jobs.after_queue import AfterQueue
 from core.jobs.cluster import Clusters
-from core.jobs.looking import age, last_useful_attempt, unknown, unwritten
+from core.jobs.looking import age, unknown, unwritten
 from core.jobs.on_cluster import OnCluster, Placed
 from core.jobs.queue import Queue
 from core.jobs.rundir import RunDirectory, list_runs
-from core.jobs.starting import Starting
+from core.jobs.silence import Silence
 from core.jobs.states import State
 from core.jobs.status import RunStatus
 
-MAX_ATTEMPTS = 3  # starts in a row that finish nothing which the next one could use
 POLL_S = 0.3
 AFTER_ERROR_S = 3.0  # a full disk, say: no flood of log lines
 SCAN_EVERY_S = 2.0
-KILL_AFTER_S = 20.0
 
 _log = logging.getLogger(__name__)
 _left_running: list["subprocess.Popen[bytes]"] = []  # workers that outlive a stopped supervisor; kept to be reaped
@@ -57,6 +52,7 @@ class _Active:
     kill_at: float | None = None
     held: freeing.Held | None = None
     forced: bool = False
+    silence: Silence = field(default_factory=Silence)
     placed: Placed | None = None
     memory_kills: int = field(default_factory=processes.out_of_memory_kills)
 
@@ -71,7 +67,7 @@ class QueueView:
     waits: Mapping[str, str] = field(default_factory=dict)
 
 
-class Supervisor(Starting, OnCluster):
+class Supervisor(OnCluster):
     """The one that starts and watches the workers of a store.
 
     `on_change(run_id)` is called after a run's state changed, outside of every lock, from the supervisor's thread or
@@ -271,97 +267,6 @@ class Supervisor(Starting, OnCluster):
                 self._on_change(run_id)  # type: ignore[misc]
             except Exception:  # noqa: BLE001 - the listener is not ours
                 _log.exception("What follows a change of run %s failed.", run_id)
-
-    def _watch_one(self, active: _Active) -> None:
-        if active.placed is not None:
-            self._watch_job(active, active.placed)
-            return
-        code = active.process.poll() if active.process is not None else None
-        lives = active.directory.worker_lives()
-        if active.process is not None and code is None:
-            lives = True  # started, and perhaps not far enough to have taken the lock
-        elif lives:
-            active.process = None  # ours was refused or is gone: another process works on this run
-        elif active.kill_at is not None:
-            lives = self._process_of(active) is not None  # it gave its lock back and is about to end by itself
-        if not lives:
-            self._settle(active, code)
-        elif active.kill_at is not None and time.monotonic() > active.kill_at:
-            if (process := self._process_of(active)) is not None:
-                processes.kill_group(process)
-                active.forced = True
-            active.kill_at = time.monotonic() + 1.0
-
-    # --- ends
-
-    def _settle(self, active: _Active, code: int | None, why: tuple[str, str] | None = None) -> None:
-        """The worker is gone: finished runs are left as they are, the others are cancelled, queued again or failed.
-
-        May be called again where a file could not be written: the run stays active until all of it is done.
-        """
-        directory, run_id = active.directory, active.directory.id
-        cancelled, again = run_id in self._queue.cancelling, False
-        if active.held is not None:
-            freeing.settle(directory, active.held, forced=active.forced)
-            active.held = None
-        status = directory.status()
-        if not status.state.finished:
-            attempt = max(status.attempt, active.attempt)
-            if cancelled:
-                directory.write_state(State.CANCELLED, attempt=attempt, reason="Cancelled.")
-            elif status.state is State.WAITING and status.attempt > active.attempt:
-                again = True  # it was brought back already, but the queue's file could not be written
-            else:
-                again = self._bring_back(
-                    active, attempt, why or self._end_of(active, code), processes.cause_of_end(code)
-                )
-        waited = self._queue.remove(run_id)
-        if again:
-            self._queue.add(run_id, first=True)
-        if cancelled or waited or again:
-            self._queue.write()
-        del self._active[run_id]
-        self._changed.append(run_id)
-
-    def _bring_back(self, active: _Active, attempt: int, why: tuple[str, str], cause: str) -> bool:
-        """Let a run wait again, to go on from its finished stages; False: it failed, after three starts in vain."""
-        directory, (reason, advice) = active.directory, why
-        if directory.recorded().state is not State.INTERRUPTED:
-            directory.write_state(State.INTERRUPTED, attempt=attempt, reason=reason, advice=advice, cause=cause)
-        if attempt - last_useful_attempt(directory) >= MAX_ATTEMPTS:
-            reason = f"{reason} It was started {MAX_ATTEMPTS} times in a row without getting further."
-            directory.write_state(State.FAILED, attempt=attempt, reason=reason, advice=advice, cause=cause)
-            return False
-        directory.write_state(State.WAITING, attempt=attempt + 1, reason=reason)
-        return True
-
-    def _end_of(self, active: _Active, code: int | None) -> tuple[str, str]:
-        """Reason and advice for a worker that ended without a result."""
-        if code == -signal.SIGKILL and processes.out_of_memory_kills() > active.memory_kills:
-            return processes.ended_for_memory(active.directory.recorded().memory.get("rss_bytes", 0))
-        return processes.describe_end(code)
-
-    def _end_waiting(
-        self, directory: RunDirectory, status: RunStatus, state: State, why: str, advice: str = "", cause: str = ""
-    ) -> None:
-        directory.write_state(state, attempt=status.attempt, reason=why, advice=advice, cause=cause)
-        self._queue.remove(directory.id)
-        self._queue.write()
-        self._changed.append(directory.id)
-
-    def _process_of(self, active: _Active) -> psutil.Process | None:
-        if active.process is not None:  # ours, and not reaped yet: its pid cannot be anybody else's
-            return psutil.Process(active.process.pid) if active.process.poll() is None else None
-        status = active.directory.status()
-        return processes.find(status.pid, status.pid_created)
-
-    def _ask_to_stop(self, active: _Active) -> None:
-        active.kill_at = time.monotonic() + KILL_AFTER_S
-        if active.placed is not None:
-            active.placed.cluster.stop(active.placed.job)
-        elif (process := self._process_of(active)) is not None:
-            active.held = freeing.look(process, active.device)
-            processes.ask_to_stop(process)
 
     # --- after a restart, and runs that others started
 

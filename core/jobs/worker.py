@@ -7,6 +7,7 @@ never waits for anybody: what it has to say is in the run directory.
 import faulthandler
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -136,6 +137,7 @@ def _first_to_go() -> None:
 def main(arguments: list[str]) -> int:
     """Entry of the process that the supervisor starts; its output is log.txt already."""
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the supervisor asks one that has fallen silent
     prepare_environment()
     _first_to_go()
     with suppress(OSError):

@@ -179,7 +179,7 @@ def _live() -> None:
     status = detail.status
     if st.session_state.get("runs_open_state") != _seen(detail):
         st.rerun(scope="app")
-    row = {name: getattr(status, name) for name in ("stage", "task", "done", "total", "unit", "eta_s")}
+    row = {name: getattr(status, name) for name in ("stage", "task", "done", "total", "unit", "eta_s", "spoke")}
     choice = st.session_state.get("runs_open_choice") or {}
     row |= {name: choice.get(name) for name in ("recovery", "kind")}
     if str(status.state) in say.QUEUED:

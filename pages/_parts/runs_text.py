@@ -32,6 +32,8 @@ STATES = {
     "FAILED": "failed",
     "CANCELLED": "cancelled",
 }
+SILENT_AFTER_S = 180
+"""Work tells of itself every few seconds; after so long without a word people are told."""
 ACTIVE = ("RUNNING",)
 QUEUED = ("WAITING", "INTERRUPTED")
 
@@ -112,6 +114,14 @@ def left(eta_s: object) -> str:
     return f"about {duration(float(eta_s))} left"
 
 
+def silence(spoke: object) -> str:
+    """`nothing new for 12 min`, given when a worker last told of progress; '' while it tells."""
+    if not isinstance(spoke, str) or not spoke:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(spoke)).total_seconds()
+    return f"nothing new for {duration(seconds)}" if seconds >= SILENT_AFTER_S else ""
+
+
 def count_of(done: object, total: object, unit: object) -> str:
     """`120 of 400 documents`; '' where it is not counted."""
     if not isinstance(done, int | float) or not isinstance(total, int | float) or done != done or not total > 0:
@@ -128,7 +138,7 @@ def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
     counted = count_of(done, total, row.get("unit"))
     share = min(max(float(done) / float(total), 0.0), 1.0) if counted and done is not None and total else 0.0
     task = "" if _nothing(row.get("task")) else str(row["task"])
-    words = [word for word in (task, counted, left(row.get("eta_s"))) if word]
+    words = [word for word in (task, counted, left(row.get("eta_s")), silence(row.get("spoke"))) if word]
     said = html(" · ".join(words)) or ("starting" if stage is None else "…")
     recovery, scan = not _nothing(row.get("recovery")), row.get("kind") == "scan"
     stages = stages_html(stage, dense=dense, recovery=recovery, scan=scan)

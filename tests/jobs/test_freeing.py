@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from core.device import DeviceInfo
-from core.jobs import freeing, processes, supervisor
+from core.jobs import ending, freeing, processes, supervisor
 from core.jobs.freeing import Freed, Held
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
@@ -185,8 +185,8 @@ def test_a_cancelled_run_ends_within_five_seconds_and_its_memory_is_free(
 def test_a_worker_that_does_not_answer_is_killed_after_twenty_seconds_and_that_is_said(
     boss: Supervisor, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert supervisor.KILL_AFTER_S == 20
-    monkeypatch.setattr(supervisor, "KILL_AFTER_S", 0.5)
+    assert ending.KILL_AFTER_S == 20
+    monkeypatch.setattr(ending, "KILL_AFTER_S", 0.5)
     run = run_of(experiment(slow=True))
     boss.enqueue(run.id)
     pid = until(lambda: run.status().pid)

@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from core.errors import InputError, QueueError
-from core.jobs import processes, supervisor
+from core.jobs import ending, processes, silence, supervisor
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
+from core.jobs.status import RunStatus
 from core.jobs.supervisor import Supervisor
 
 
@@ -148,7 +149,7 @@ def test_a_running_run_is_cancelled(make: Any, experiment: Any, run_of: Any, unt
 def test_a_worker_that_does_not_answer_is_killed_with_its_children(
     make: Any, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "KILL_AFTER_S", 0.5)
+    monkeypatch.setattr(ending, "KILL_AFTER_S", 0.5)
     boss = make()
     run = run_of(experiment(slow=True))
     boss.enqueue(run.id)
@@ -159,6 +160,63 @@ def test_a_worker_that_does_not_answer_is_killed_with_its_children(
     until(lambda: not boss.view().running)
     assert not psutil.pid_exists(pid)
     assert not run.worker_lives()
+
+
+def test_a_worker_that_falls_silent_says_where_it_stands_and_its_run_goes_on(
+    make: Any, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch, text: Path
+) -> None:
+    """The text is a pipe that nobody writes to: who opens it waits for ever, while the heartbeat goes on."""
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0.1")
+    run = run_of(experiment())
+    written = text.rename(text.with_name("written.txt"))
+    os.mkfifo(text)
+    told: set[str] = set()
+    boss = make(on_change=lambda _: told.update(filter(None, [(run.read_state() or {}).get("reason")])))
+    boss.enqueue(run.id)
+    until(lambda: run.status().unit == "checks")
+    boss.pause()
+    until(lambda: told)
+    written.rename(text)
+    boss.resume()
+    until(lambda: run.status().state.finished, 60)
+    assert (run.status().state, run.status().attempt) == (State.COMPLETE, 2)
+    assert told == {"The worker did nothing for 0 min and was ended."}
+    assert "in check_corpus" in run.log_file.read_text()
+
+
+def test_a_worker_that_the_machine_stopped_is_ended_and_started_again(
+    make: Any, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0.1")
+    boss = make()
+    run = run_of(experiment(slow=True))
+    boss.enqueue(run.id)
+    until(lambda: progresses(run))
+    os.kill(run.status().pid, signal.SIGSTOP)
+    until(lambda: run.status().attempt == 2 and run.status().state is State.RUNNING, 60)
+    boss.cancel(run.id)
+    until(lambda: run.status().state is State.CANCELLED, 30)
+
+
+def test_silence_counts_from_the_last_word_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(silence.time, "monotonic", lambda: clock[0])
+    watched = silence.Silence(since=0.0)
+
+    def at(minutes: float, spoke: str) -> bool:
+        clock[0] = 60 * minutes
+        return watched.too_long(RunStatus("x", State.RUNNING, spoke=spoke))
+
+    assert not at(0, "a")
+    assert not at(29, "a")
+    assert not at(29.9, "b")
+    assert not at(59, "b")
+    assert at(60, "b")
+    assert watched.why() is None  # nobody ended it yet
+    watched.over = True
+    assert watched.why()[0] == "The worker did nothing for 30 min and was ended."
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0")
+    assert not at(6000, "b")
 
 
 APP = """

@@ -1,6 +1,7 @@
 """Runs: the board, and one opened run. What cannot be clicked here (table rows) tests/browser clicks."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,10 @@ def test_parts_of_the_evaluation_count_as_evaluation(stage: str, dense: bool, no
 
 def test_a_run_that_has_not_said_its_progress_yet_is_starting() -> None:
     assert "starting" in runs_text.progress_html({"stage": None, "done": None, "total": float("nan")}, dense=True)
+    spoke = (datetime.now(UTC) - timedelta(minutes=12, seconds=5)).isoformat()
+    assert "nothing new for 12 min" in runs_text.progress_html({"stage": "load", "spoke": spoke}, dense=True)
+    now = datetime.now(UTC).isoformat()
+    assert "nothing new" not in runs_text.progress_html({"stage": "load", "spoke": now}, dense=True)
 
 
 def test_times_are_shown_on_the_visitors_clock() -> None:
