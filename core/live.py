@@ -57,14 +57,24 @@ class Live:
         self._newest: dict[int, tuple[int, pd.DataFrame]] = {}
 
     def now(self, fresh: float = FRESH_S) -> Now:
-        """What runs and waits, `fresh` seconds old at most; after something was changed, ask with 0."""
-        with self._lock:
+        """What runs and waits, hardly older than `fresh` seconds; after something was changed, ask with 0."""
+        kept = self._now
+        if kept is not None and fresh > 0:
+            if time.monotonic() - kept[0] < fresh:
+                return kept[1]
+            if not self._lock.acquire(blocking=False):
+                return kept[1]  # somebody is looking: twenty pages do not wait for what one of them sees
+        else:
+            self._lock.acquire()
+        try:
             kept = self._now
             if kept is None or time.monotonic() - kept[0] >= fresh:
                 self._sync()
                 kept = (time.monotonic(), self._look())
                 self._now = kept
             return kept[1]
+        finally:
+            self._lock.release()
 
     def forget(self) -> None:
         """Something was changed: the next question looks again."""
