@@ -98,12 +98,12 @@ def _queue(service: Service, queued: pd.DataFrame, titles: dict[str, str], *, pa
         icon = f":material/{sign}:"
         st.button(word, key="runs_pause", icon=icon, type="tertiary", on_click=act, args=(service.pause, not paused))
     everything = st.session_state.get("runs_queue_all", False)
-    rows, waits = say.records(queued), service.waits()
-    for index, row in enumerate(rows if everything else rows[:QUEUE_SHOWN]):
-        _queue_row(service, row, index, len(rows), titles)
+    waits = service.waits()
+    for index, row in enumerate(say.records(queued if everything else queued.head(QUEUE_SHOWN))):
+        _queue_row(service, row, index, len(queued), titles)
         waits_for(service, str(row["id"]), waits)
-    if len(rows) > QUEUE_SHOWN:
-        st.toggle(f"Show all {len(rows)} waiting runs", key="runs_queue_all")
+    if len(queued) > QUEUE_SHOWN:
+        st.toggle(f"Show all {len(queued)} waiting runs", key="runs_queue_all")
 
 
 def _queue_row(service: Service, row: dict[str, Any], index: int, total: int, titles: dict[str, str]) -> None:
