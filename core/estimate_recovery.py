@@ -23,7 +23,7 @@ GENERATED_DOCUMENTS = 2048  # core/recovery/generated.py
 GENERATED_AT_ONCE = {"cpu": 16, "cuda": 512}
 GENERATED_STEP_S = {"cpu": 0.0, "cuda": 0.03}
 """What launching the kernels of one written token takes."""
-VALIDATIONS = 12  # core/recovery/training.py: one before, ten on the way, one at the end
+VALIDATIONS = 12  # core/recovery/watching.py: one before, ten on the way, one at the end
 MARGIN = 0.6  # of free memory that a micro-batch may take there
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}
 LOAD_S = {"cpu": 6.0, "cuda": 12.0}

@@ -8,7 +8,7 @@ from core import __version__
 from core.charts_frames import Quality
 from core.charts_tables import export
 from core.errors import InputError
-from core.report import figures, tables
+from core.report import figures, tables, trace
 from core.report.bibliography import KNOWN, references_of
 from core.report.discussion import discussion
 from core.report.document import (
@@ -50,17 +50,17 @@ def compose(material: Material, language: Language = "en", *, mark_tasks: bool =
         Heading(say("methods")),
         *methods_section(sheet, mark_tasks=mark_tasks),
         Heading(say("environment"), 2),
-        tables.environment_table(sheet, _ENVIRONMENT),
+        trace.environment_table(sheet, _ENVIRONMENT),
         Heading(say("results")),
         *_results(sheet, told),
         Heading(say("discussion")),
         *discussion(sheet, told, _decode(sheet), {"environment": _ENVIRONMENT, "not_made": _NOT_MADE}),
         Heading(say("appendix")),
-        tables.protocol_table(sheet, _PROTOCOLS),
-        tables.trace_table(sheet, _TRACE, _PROTOCOLS),
+        trace.protocol_table(sheet, _PROTOCOLS),
+        trace.trace_table(sheet, _TRACE, _PROTOCOLS),
     ]
     if material.not_made:
-        blocks.append(tables.not_made_table(sheet, material.not_made, _NOT_MADE))
+        blocks.append(trace.not_made_table(sheet, material.not_made, _NOT_MADE))
     papers = [*references_of(material.methods.values()).values(), *KNOWN.values()]
     references = tuple({reference.key: reference for reference in papers}.values())
     return Document(say("title", name=material.title), language, _lead(sheet), tuple(blocks), references,

@@ -12,7 +12,8 @@ from core.report.document import Block, Items, Paragraph, Ref, Text
 from core.report.facts import contrast, front, named
 from core.report.material import Group, Numbers
 from core.report.protocol import limits_of_tasks
-from core.report.tables import Sheet, best_of, blocks, environments, gain_interval
+from core.report.tables import Sheet, best_of, blocks, gain_interval
+from core.report.trace import environments
 
 RANDOM = ("random", "random_weights", "random_layers")
 SHARES = (0.1, 0.2, 0.3)

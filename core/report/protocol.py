@@ -16,7 +16,8 @@ from core.report.bibliography import KNOWN, references_of
 from core.report.document import Block, Cite, Inline, Items, Paragraph, Text
 from core.report.material import Group
 from core.report.names import TASKS, file_of, setting_words
-from core.report.tables import SPEED_METRICS, Sheet, protocol_ids, protocol_of
+from core.report.tables import SPEED_METRICS, Sheet, protocol_of
+from core.report.trace import protocol_ids
 
 _LORA_ONLY = ("rank", "alpha", "dropout", "target_modules")
 _DISTILLATION_ONLY = ("temperature", "loss_mix", "hidden_mix", "full_weights")

@@ -94,9 +94,8 @@ def results(run_id: str, experiment: Experiment, values: tuple[float, float] | N
 
 
 @pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The process's service on this test's own home, its queue at rest; it looks for new runs at every question."""
-    monkeypatch.setattr("core.service.SYNC_EVERY_S", 0.0)
+def service(home: Path) -> Iterator[Service]:
+    """The process's service on this test's own home, its queue at rest."""
     made = get_service()
     made.pause()
     yield made

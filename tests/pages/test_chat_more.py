@@ -19,9 +19,8 @@ DENSE = "dense:builtin:smollm2-135m-instruct"
 
 
 @pytest.fixture(autouse=True)
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The process's service on this test's own home, its queue at rest; it looks for new files at every question."""
-    monkeypatch.setattr("core.service.SYNC_EVERY_S", 0.0)
+def service(home: Any) -> Iterator[Any]:
+    """The process's service on this test's own home, its queue at rest."""
     made_now = get_service()
     made_now.pause()
     yield made_now

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.recovery import training
+from core.recovery import training, watching
 from core.recovery.distillation import Objective
 from core.recovery.recover import Pruned, _trainable
 from tests.recovery.test_training import choice, masked, rows, run, some
@@ -27,7 +27,7 @@ def on_gpu(model: Any, dtype: torch.dtype) -> Any:
 def test_lora_is_float32_beside_half_precision_weights(
     tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
     if half:  # as on a GPU without bfloat16
         monkeypatch.setattr(training, "precision", lambda _device: (True, False))
     dtype = torch.float16 if half else torch.bfloat16
@@ -48,7 +48,7 @@ def test_one_that_was_killed_goes_on(
 ) -> None:
     from core.errors import Cancelled
 
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
     if half:
         monkeypatch.setattr(training, "precision", lambda _device: (True, False))
     dtype = torch.float16 if half else torch.bfloat16

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from core.errors import Cancelled, NumericalError
 from core.experiment import Recovery
-from core.recovery import training
+from core.recovery import training, watching
 from core.recovery.distillation import Objective
 from core.recovery.lora import MaskedLinear, attach, merge
 from core.recovery.samples import Document, Material, pack
-from core.recovery.training import Clock, _rate, read_curve, train
+from core.recovery.training import _rate, read_curve, train
+from core.recovery.watching import Clock
 
 
 def rows(count: int, length: int = 12, seed: int = 0) -> Any:
@@ -161,7 +162,7 @@ def test_training_lowers_the_loss_and_says_how_it_went(tiny_llama: Any, tmp_path
 def test_a_killed_training_goes_on_to_the_same_end(
     tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
     whole, done = run(tiny_llama(), choice(), tmp_path / "whole")
 
     def stop(steps: float, _total: float, _unit: str) -> None:
@@ -230,7 +231,7 @@ def test_the_minutes_allowed_end_it(tiny_llama: Any, tmp_path: Path) -> None:
 def test_a_training_that_diverges_gives_back_the_last_checkpoint(
     tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 0.0)
+    monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
     model = tiny_llama()
     objective, calls = Objective(model), [0]
 
