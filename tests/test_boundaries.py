@@ -115,3 +115,15 @@ import core.__main__, core.jobs.pipeline, core.jobs.worker
 def test_modules_stay_short_enough_to_read() -> None:
     long = {str(p.relative_to(ROOT)): n for p in files("core", "pages") if (n := len(p.read_text().splitlines())) > 450}
     assert long == {}
+
+
+def test_other_pages_are_opened_with_the_query_they_get() -> None:
+    """Without one Streamlit clears the URL, and refuses to where a widget keeps its value there."""
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in files("pages")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "st.switch_page"
+        if not any(keyword.arg == "query_params" for keyword in node.keywords)
+    ]
+    assert calls == []

@@ -17,15 +17,15 @@ def empty(service: Service) -> None:
     if line.running is not None or line.queue_length:
         st.html('<p class="esp-fact">No pruned run is complete yet. The first one opens here.</p>')
         if st.button("See what runs", key="anatomy_to_runs", type="primary", icon=":material/view_list:"):
-            st.switch_page("runs.py")
+            st.switch_page("runs.py", query_params={})
         return
     st.html('<p class="esp-fact">Nothing was pruned yet. The quick look prunes the built-in model and judges it.</p>')
     with st.container(horizontal=True):
         if st.button("Queue the quick look", key="anatomy_quick", type="primary", disabled=service.read_only):
             service.submit(service.quick_look())
-            st.switch_page("runs.py")
+            st.switch_page("runs.py", query_params={})
         if st.button("Set up a run", key="anatomy_to_launch"):
-            st.switch_page("launch.py")
+            st.switch_page("launch.py", query_params={})
 
 
 def choose(service: Service, runs: list[tuple[str, str]]) -> list[object]:

@@ -40,7 +40,7 @@ def show(service: Service, run: Any, key: str) -> None:
         if st.button("Use this range", key=f"anatomy_use_{key}", type="primary", icon=":material/content_cut:"):
             st.session_state["launch_copy"] = run_id
             st.session_state["launch_copy_layers"] = chosen
-            st.switch_page("launch.py")
+            st.switch_page("launch.py", query_params={})
         st.html(f'<p class="esp-fact">{charts_scan.scan_words(scan)}</p>', width="stretch")
 
 

@@ -126,7 +126,7 @@ def _without(run: Any) -> None:
     )
     if st.button("Edit a copy", key=f"anatomy_copy_{run.run_id}", icon=":material/edit:"):
         st.session_state["launch_copy"] = run.run_id
-        st.switch_page("launch.py")
+        st.switch_page("launch.py", query_params={})
 
 
 def _by_layer(runs: Sequence[Any]) -> None:

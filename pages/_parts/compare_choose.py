@@ -28,15 +28,15 @@ def empty(service: Service) -> None:
     if waiting.running is not None or waiting.queue_length:
         st.html('<p class="esp-fact">No run is complete yet. Numbers stand here as soon as one is.</p>')
         if st.button("See what runs", key="compare_to_runs", type="primary", icon=":material/view_list:"):
-            st.switch_page("runs.py")
+            st.switch_page("runs.py", query_params={})
         return
     st.html('<p class="esp-fact">Nothing to compare yet. The quick look prunes the built-in model and judges it.</p>')
     with st.container(horizontal=True):
         if st.button("Queue the quick look", key="compare_quick", type="primary"):
             service.submit(service.quick_look())
-            st.switch_page("runs.py")
+            st.switch_page("runs.py", query_params={})
         if st.button("Set up a run", key="compare_to_launch"):
-            st.switch_page("launch.py")
+            st.switch_page("launch.py", query_params={})
 
 
 def choose(service: Service) -> list[str]:

@@ -58,7 +58,7 @@ def without_baseline(service: Service, baselines: dict[str, str | None]) -> None
         return
     if st.button("Queue the dense baseline", key="compare_queue_dense"):
         service.submit_baselines(bare)
-        st.switch_page("runs.py")
+        st.switch_page("runs.py", query_params={})
 
 
 def _list(names: list[str]) -> str:

@@ -86,7 +86,7 @@ def _step(service: Service) -> None:
 
 def _go(place: int) -> None:
     st.session_state[STEP] = place
-    st.switch_page(TOUR[place].page)
+    st.switch_page(TOUR[place].page, query_params={})
 
 
 def _end(service: Service) -> None:

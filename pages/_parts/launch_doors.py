@@ -34,7 +34,7 @@ def first(service: Service) -> None:
                 except EspalierError as error:
                     st.html(note(str(error), level="error"))
                 else:
-                    st.switch_page("runs.py")
+                    st.switch_page("runs.py", query_params={})
             st.html(
                 f'<p class="esp-fact">{len(service.quick_look())} short runs, under five minutes on two CPU cores. '
                 "No network, no account.</p>"

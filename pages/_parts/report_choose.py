@@ -35,9 +35,9 @@ def empty() -> None:
     st.html('<p class="esp-fact">No run is complete yet. A report needs numbers: queue a study, or one run.</p>')
     with st.container(horizontal=True):
         if st.button("Choose a study", key="report_to_studies", type="primary", icon=":material/account_tree:"):
-            st.switch_page("studies.py")
+            st.switch_page("studies.py", query_params={})
         if st.button("Set up a run", key="report_to_launch"):
-            st.switch_page("launch.py")
+            st.switch_page("launch.py", query_params={})
 
 
 def choose(offered: dict[str, str]) -> str:

@@ -40,7 +40,7 @@ def _empty(service: Service) -> None:
     with st.container(horizontal=True):
         st.button("Queue the quick look", key="runs_quick", type="primary", on_click=_quick, args=(service,))
         if st.button("Set up a run", key="runs_to_launch"):
-            st.switch_page("launch.py")
+            st.switch_page("launch.py", query_params={})
 
 
 def _quick(service: Service) -> None:

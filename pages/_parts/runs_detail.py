@@ -139,7 +139,7 @@ def _copy(run_id: str) -> None:
     """Launch, filled in with what this run is."""
     if st.button("Edit a copy", key="runs_copy", icon=":material/edit:", help="Open Launch with these settings"):
         st.session_state["launch_copy"] = run_id
-        st.switch_page("launch.py")
+        st.switch_page("launch.py", query_params={})
 
 
 def _retry(service: Service, run_id: str) -> None:

@@ -33,7 +33,7 @@ def show(service: Service, now: Now) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="runs_finished_head"):
         st.html(f'<h2 class="esp-section">Finished<span>{now.finished}</span></h2>')
         if (shown["state"] == "COMPLETE").any() and st.button("Compare runs", key="runs_to_compare", type="tertiary"):
-            st.switch_page("compare.py")
+            st.switch_page("compare.py", query_params={})
     ids = shown["id"].astype(str).tolist()
     table = _table(service, shown, now.mark)
     st.dataframe(

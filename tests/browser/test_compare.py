@@ -106,6 +106,14 @@ def test_runs_are_found_compared_taken_away_and_shared(app: tuple[str, Path], br
     assert other.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
     other.goto(alone.as_uri())
     assert drawn(other) == {ids["dense"], ids["taylor 30 %"]}
+
+    # Other pages are opened from a view whose settings stand in the address.
+    assert "compare_baseline=" in page.url
+    page.locator(".st-key-tour_start button").click()
+    page.locator(".st-key-tour_next").wait_for(timeout=60_000)
+    settled(page)
+    assert page.locator('[data-testid="stException"]').count() == 0
+    assert "compare_baseline=" not in page.url
     assert problems == []
     other.close()
     page.close()

@@ -106,6 +106,7 @@ def test_runs_without_a_dense_run_say_so_and_queue_it_once(run_folder: Any, serv
     app = compare_page()
     assert "No dense run was judged like" in html(app)
     app.button(key="compare_queue_dense").click().run()
+    assert not app.exception
     waiting = service.run_list().query("state == 'WAITING'")
     assert len(waiting) == 1
     assert waiting["method"].isna().all()
