@@ -6,6 +6,7 @@ from typing import Any
 
 from core import settings
 from core.errors import InputError
+from core.jobs.failures import full_disk_told
 from core.jobs.rundir import read_json, to_json, write_atomic
 
 FILE = "settings.json"
@@ -37,6 +38,7 @@ class Preferences:
         """Everything that is set; a file that is missing or damaged sets nothing."""
         return read_json(self._file) or {}
 
+    @full_disk_told()
     def write(self, **changes: Any) -> None:
         """Set some of it; None forgets."""
         with _lock:

@@ -10,6 +10,7 @@ from core.device import resolve_device, resolve_dtype
 from core.errors import ExperimentError, InputError, QueueError
 from core.experiment import Experiment
 from core.jobs import exporting
+from core.jobs.failures import full_disk_told
 from core.jobs.rundir import RunDirectory, new_run_id
 from core.jobs.supervisor import Supervisor
 from core.remedies import Remedy, remedies
@@ -33,6 +34,7 @@ class QueueOfRuns:
     def _line(self) -> board.Line:
         raise NotImplementedError
 
+    @full_disk_told()
     def submit(self, experiments: list[Experiment], with_baseline: bool = False) -> list[str]:
         """Queue these runs, in this order; returns their ids. InputError, and nothing queued, if one cannot work.
 
@@ -59,6 +61,7 @@ class QueueOfRuns:
         asked = [board.existing(self.home, run_id).experiment() for run_id in run_ids]
         return self.submit(self.missing_baselines(asked))
 
+    @full_disk_told()
     def cancel(self, run_id: str) -> None:
         """Take a run out of the queue, or ask its worker to stop; after 20 s it is ended by force."""
         self._owner().cancel(board.existing(self.home, run_id).id)
@@ -89,12 +92,14 @@ class QueueOfRuns:
         """A run's experiment, to be changed and done again; of an imported one without leave to run foreign code."""
         return origins.experiment_to_run(board.existing(self.home, run_id))
 
+    @full_disk_told()
     def delete(self, run_id: str) -> None:
         """Remove a run with all its files. QueueError while it is worked on."""
         owner, directory = self._owner(), board.existing(self.home, run_id)
         exporting.cancel_all(directory)
         owner.delete(directory.id)
 
+    @full_disk_told()
     def move(self, run_id: str, by: int) -> None:
         """Move a waiting run by that many places; negative is towards the head."""
         self._owner().move(run_id, by)
@@ -107,6 +112,7 @@ class QueueOfRuns:
         """Let a run that waits for memory or disk start when its turn comes."""
         self._owner().start_anyway(run_id)
 
+    @full_disk_told()
     def pause(self, paused: bool = True) -> None:
         """Start no more runs (what runs goes on), or start them again."""
         if paused:

@@ -19,6 +19,7 @@ from core.device import devices
 from core.errors import EspalierError, ExperimentError, InputError, Problem, UnknownNameError
 from core.experiment import Experiment
 from core.jobs import places
+from core.jobs.failures import full_disk_told
 from core.jobs.rundir import RunDirectory, new_run_id, to_json, write_atomic
 from core.origins import distrusted, study_came
 from core.preferences import Preferences
@@ -108,6 +109,7 @@ class Studies:
                 return study
         raise UnknownNameError("study", name, [study.id for study in known])
 
+    @full_disk_told()
     def save(self, study: Study) -> Path:
         """Keep a study in the home, in place of one of the same name."""
         path = self._home / "studies" / f"{study.id}{SUFFIX}"
@@ -135,6 +137,7 @@ class Studies:
         """Whether the study is kept in this home, and so can be deleted; those that come with Espalier cannot."""
         return (self._home / "studies" / f"{study.id}{SUFFIX}").is_file()
 
+    @full_disk_told()
     def delete(self, study: Study) -> None:
         """Forget a study's YAML; its runs stay."""
         self._owner()
@@ -182,6 +185,7 @@ class Studies:
 
     # --- the queue
 
+    @full_disk_told()
     def queue(self, study: Study, by: Queueing | None = None) -> list[str]:
         """Queue what no run that is complete, runs or waits has computed; returns the new ids, in order.
 
@@ -208,6 +212,7 @@ class Studies:
         self.save(study)
         return [self._enqueue(queue, study.id, setting) for setting in wanted]
 
+    @full_disk_told()
     def stop(self, study: Study, by: Queueing | None = None) -> list[str]:
         """Cancel the runs that this study queued and that are not over, the last first; returns their ids."""
         queue = self._owner() if by is None else by

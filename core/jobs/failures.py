@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -86,6 +87,17 @@ def disk_full(place: Path | None = None) -> DiskFullError:
         f"The disk is full{left}.",
         "Free some space or delete runs that are not needed, then retry; or let the run keep no weights.",
     )
+
+
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """For what people ask for, also as a decorator: a disk without room is a DiskFullError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if disk_is_full(error):
+            raise disk_full() from error
+        raise
 
 
 def size(count: float) -> str:

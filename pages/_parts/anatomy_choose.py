@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service
-from pages._parts import theme
+from pages._parts import first_step, theme
 
 NONE = ""
 
@@ -19,13 +19,7 @@ def empty(service: Service) -> None:
         if st.button("See what runs", key="anatomy_to_runs", type="primary", icon=":material/view_list:"):
             st.switch_page("runs.py", query_params={})
         return
-    st.html('<p class="esp-fact">Nothing was pruned yet. The quick look prunes the built-in model and judges it.</p>')
-    with st.container(horizontal=True):
-        if st.button("Queue the quick look", key="anatomy_quick", type="primary", disabled=service.read_only):
-            service.submit(service.quick_look())
-            st.switch_page("runs.py", query_params={})
-        if st.button("Set up a run", key="anatomy_to_launch"):
-            st.switch_page("launch.py", query_params={})
+    first_step.offer(service, "anatomy", "Nothing was pruned yet.")
 
 
 def choose(service: Service, runs: list[tuple[str, str]]) -> list[object]:

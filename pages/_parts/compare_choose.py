@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.service import Service, Wanted
-from pages._parts import compare_columns, theme
+from pages._parts import compare_columns, first_step, theme
 from pages._parts import runs_text as say
 
 FIRST_CHOICE = 12
@@ -30,13 +30,7 @@ def empty(service: Service) -> None:
         if st.button("See what runs", key="compare_to_runs", type="primary", icon=":material/view_list:"):
             st.switch_page("runs.py", query_params={})
         return
-    st.html('<p class="esp-fact">Nothing to compare yet. The quick look prunes the built-in model and judges it.</p>')
-    with st.container(horizontal=True):
-        if st.button("Queue the quick look", key="compare_quick", type="primary"):
-            service.submit(service.quick_look())
-            st.switch_page("runs.py", query_params={})
-        if st.button("Set up a run", key="compare_to_launch"):
-            st.switch_page("launch.py", query_params={})
+    first_step.offer(service, "compare", "Nothing to compare yet.")
 
 
 def choose(service: Service) -> list[str]:

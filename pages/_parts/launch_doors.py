@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from core.errors import EspalierError
 from core.espalier import Branch
 from core.service import Service
+from pages._parts import first_step
 from pages._parts.launch_state import DOORS, KEEPS, SMALLER, open_door, open_smaller
-from pages._parts.theme import figure, note
+from pages._parts.theme import figure
 
 _SEEN = "launch_store_has_runs"
 
@@ -28,13 +28,7 @@ def first(service: Service) -> None:
                 '<p class="esp-lead">Espalier removes what a language model needs least, measures what that costs, and '
                 "lets you talk to the result. Begin with a small model that is already on this machine.</p>"
             )
-            if st.button("Prune SmolLM2 to see how it works", type="primary", key="launch_quick_look"):
-                try:
-                    service.submit(service.quick_look())
-                except EspalierError as error:
-                    st.html(note(str(error), level="error"))
-                else:
-                    st.switch_page("runs.py", query_params={})
+            first_step.quick(service, "Prune SmolLM2 to see how it works", "launch_quick_look")
             st.html(
                 f'<p class="esp-fact">{len(service.quick_look())} short runs, under five minutes on two CPU cores. '
                 "No network, no account.</p>"

@@ -10,7 +10,7 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service, get_service
-from pages._parts import runs_finished, runs_place, theme
+from pages._parts import first_step, runs_finished, runs_place, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_finished import open_run
 
@@ -24,7 +24,7 @@ def show(service: Service) -> None:
     now = service.live.now(0)
     theme.heading("Runs", "What runs, what waits, what is finished. Click a run to open it.")
     if now.empty:
-        _empty(service)
+        first_step.offer(service, "runs", "Nothing has run yet.")
         return
     moving = bool(now.running or (len(now.runs) and not now.line.paused))
     st.session_state["runs_settled"] = now.mark
@@ -33,18 +33,6 @@ def show(service: Service) -> None:
     _after(service)
     runs_place.show(service)
     runs_finished.show(service, now)
-
-
-def _empty(service: Service) -> None:
-    st.html('<p class="esp-fact">Nothing has run yet. The quick look prunes the built-in model and judges it.</p>')
-    with st.container(horizontal=True):
-        st.button("Queue the quick look", key="runs_quick", type="primary", on_click=_quick, args=(service,))
-        if st.button("Set up a run", key="runs_to_launch"):
-            st.switch_page("launch.py", query_params={})
-
-
-def _quick(service: Service) -> None:
-    service.submit(service.quick_look())
 
 
 # ----------------------------------------------------------------------------------------------------------------- live

@@ -1,5 +1,6 @@
 """Runs: the board, and one opened run. What cannot be clicked here (table rows) tests/browser clicks."""
 
+import errno
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_the_queue_is_paused_and_resumed_and_a_waiting_run_cancelled(service: An
     app.button(key=f"runs_cancel_{run_id}").click().run()
     assert not app.exception
     assert service.run_detail(run_id).status.state == "CANCELLED"
+
+
+def test_a_full_disk_is_said_where_something_was_asked_for(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.jobs.rundir.write_atomic", full)
+        app = runs_page()
+        app.button(key="runs_quick").click().run()
+        assert not app.exception
+        assert "The disk is full." in html(app)
+        assert service.run_list().empty
+    service.submit(service.quick_look())
+    with monkeypatch.context() as patch:
+        patch.setattr("core.jobs.queue.write_atomic", full)
+        app = runs_page()
+        app.button(key="runs_pause").click().run()
+        assert not app.exception
+        assert "The disk is full." in html(app)
 
 
 def test_a_running_run_stands_on_top_with_stage_progress_and_time_left(run_folder: Any, home: Path) -> None:
