@@ -8,7 +8,7 @@ here, too.
 
 A question is one connection, one JSON object a line: {"call": "module:function", "arguments": [...], "environment",
 "folder", "log"} is answered by the fork's process id; the function's number is its exit code. {"ended": process id} is
-answered by the exit code, minus the signal, or null while it lives.
+answered by the exit code, minus the signal, or null while it lives; {"end": …} ends them all.
 """
 
 import faulthandler
@@ -31,8 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
-
 ROOT = Path(__file__).resolve().parents[1]
 BARE = ("peft", "torch", "transformers", "safetensors.torch")
 FULL = (
@@ -42,6 +40,8 @@ FULL = (
 SOCKETS = "ESPALIER_TEST_FORKS"
 """The environment's name for the folder of the sockets: forks ask for forks of their own there."""
 MOST_HANDLES = 4096
+_codes: dict[int, int | None] = {}
+"""Of a server: its forks, and how they ended."""
 _server: "list[subprocess.Popen[str]]" = []
 
 
@@ -121,14 +121,8 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
     def end_stuck(self) -> None:
-        """Let it and all it started write to their logs what every thread is at, and kill them."""
-        with suppress(psutil.NoSuchProcess):
-            processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
-            for number in (signal.SIGUSR1, signal.SIGKILL):
-                for process in processes:
-                    with suppress(psutil.NoSuchProcess):
-                        process.send_signal(number)
-                time.sleep(1)
+        """Let every fork that lives (a stuck app waits for its workers) write to its log what it is at; kill them."""
+        ask(self.who, end="stuck")
 
 
 def popen(command: Sequence[str], **how: Any) -> Any:
@@ -186,7 +180,8 @@ def fork_verification() -> None:
 
 
 def serve(ear: socket.socket) -> NoReturn:
-    """Answer until standard input is closed."""
+    """Answer until standard input is closed; what still lives then is killed."""
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork of a process with threads may wait for ever"
     try:
         while True:
             ready, _, _ = select.select([ear, 0], [], [])
@@ -194,26 +189,50 @@ def serve(ear: socket.socket) -> NoReturn:
                 break
             if ear in ready:
                 _answer(ear.accept()[0])
+        _end_all(signal.SIGKILL)
+    except BaseException:  # noqa: BLE001 - told, since nothing follows
+        traceback.print_exc()
     finally:
         os._exit(0)
 
 
 def _answer(end: socket.socket) -> None:
-    with end, end.makefile("r") as lines:
-        question = json.loads(lines.readline())
-        answer = _ended(question["ended"]) if "ended" in question else _fork(question)
-        with suppress(BrokenPipeError):  # it was killed meanwhile
-            end.sendall((json.dumps(answer) + "\n").encode())
+    """One question; who asks may be killed at any moment of it."""
+    end.settimeout(10)
+    try:
+        with end, end.makefile("r") as lines:
+            line = lines.readline()
+            if line.endswith("\n"):
+                question = json.loads(line)
+                if "end" in question:
+                    _end_all(signal.SIGUSR1)
+                    time.sleep(1)
+                    answer = _end_all(signal.SIGKILL)
+                else:
+                    answer = _ended(question["ended"]) if "ended" in question else _fork(question)
+                end.sendall((json.dumps(answer) + "\n").encode())
+    except OSError:
+        traceback.print_exc()
+
+
+def _end_all(number: int) -> None:
+    for pid in _codes:
+        if _ended(pid) is None:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
 
 def _ended(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+    if _codes.get(pid) is None:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        _codes[pid] = os.waitstatus_to_exitcode(status) if found else None
+    return _codes[pid]
 
 
 def _fork(question: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
+        _codes[pid] = None
         return pid
     code = 1
     try:
@@ -292,7 +311,7 @@ def stop() -> None:
         process.stdin.close()
         process.wait(60)
         process.stdout.close()
-        shutil.rmtree(os.environ.pop(SOCKETS))
+        shutil.rmtree(os.environ.pop(SOCKETS, ""), ignore_errors=True)
     _server.clear()
 
 

@@ -14,7 +14,7 @@ from core.models.builtin import builtin_directory
 from core.models.catalogue import ModelSource, gated, read_config, require_safetensors, resolve
 from core.models.families import brings_code, families, family
 from core.models.sizes import PER_LAYER_KEY
-from core.progress import Progress, silent
+from core.progress import Progress, silent, while_it_lasts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -143,8 +143,13 @@ def weights_directory(source: ModelSource, trust_remote_code: bool = False, prog
 
     patterns = [*_PATTERNS, "*.py"] if trust_remote_code else _PATTERNS
     progress(0, 1, "download")
+    name, revision = str(source.hub_id), source.revision
     try:
-        return Path(snapshot_download(str(source.hub_id), revision=source.revision, allow_patterns=patterns))
+        folder = while_it_lasts(
+            lambda: snapshot_download(name, revision=revision, allow_patterns=patterns),
+            lambda: progress(0, 1, "download"),
+        )
+        return Path(folder)
     except GatedRepoError as error:
         raise gated(source.name) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

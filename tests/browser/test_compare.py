@@ -109,7 +109,8 @@ def test_runs_are_found_compared_taken_away_and_shared(app: tuple[str, Path], br
 
     # Other pages are opened from a view whose settings stand in the address.
     assert "compare_baseline=" in page.url
-    page.locator(".st-key-tour_start button").click()
+    page.locator(".st-key-guide_words button").click()
+    page.locator(".st-key-tour_again button").click()
     page.locator(".st-key-tour_next").wait_for(timeout=60_000)
     settled(page)
     assert page.locator('[data-testid="stException"]').count() == 0

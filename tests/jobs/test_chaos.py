@@ -9,7 +9,6 @@ moments of an app and its workers.
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import time
@@ -135,16 +134,12 @@ def assert_level(home: Path) -> None:
         anew.close()
 
 
-def place(moments: list[str], pattern: str, which: int) -> int:
-    """The number of the moment that is the n-th to fit a pattern."""
-    fitting = [number for number, moment in enumerate(moments, 1) if re.match(pattern, moment)]
-    assert len(fitting) >= which, f"{len(fitting)} moments fit {pattern}"
-    return fitting[which - 1]
+def killed_and_resumed(server: Server, directory: RunDirectory, torn: bool = False, **when: Any) -> None:
+    """One attempt that is killed, and one that ends the run; nothing that the first finished is done again.
 
-
-def killed_and_resumed(server: Server, directory: RunDirectory, die_at: int, torn: bool = False) -> None:
-    """One attempt that is killed, and one that ends the run; nothing that the first finished is done again."""
-    assert server.work(directory, die_at=die_at, torn=torn)["code"] == -9, f"moment {die_at} never came"
+    when: `die_at`, or `die_on` (tests/jobs/chaos.py).
+    """
+    assert server.work(directory, torn=torn, **when)["code"] == -9, f"the moment {when} never came"
     assert directory.status().state in (State.INTERRUPTED, State.WAITING, State.COMPLETE)
     before = finished_stages(directory)
     code = server.work(directory)["code"]
@@ -173,11 +168,11 @@ def whole(server: Server, run_of: Any, recovering: Experiment) -> tuple[list[str
 def test_a_worker_killed_at_delicate_moments_loses_nothing(
     server: Server, run_of: Any, recovering: Experiment, whole: Any, home: Path
 ) -> None:
-    moments, undisturbed = whole
+    _, undisturbed = whole
     assert left_over(home) == []
     for meets, (pattern, which, torn) in CHOSEN.items():
         directory = run_of(recovering)
-        killed_and_resumed(server, directory, place(moments, pattern, which), torn)
+        killed_and_resumed(server, directory, torn, die_on=[pattern, which])
         assert numbers(directory) == numbers(undisturbed), meets
         assert rows(directory) == rows(undisturbed), meets
         assert left_over(home) == [], meets
@@ -197,7 +192,7 @@ def test_a_worker_killed_at_any_moment_loses_nothing(
     chosen = [wanted[int((i + 0.5) * len(wanted) / 30)] for i in range(30)]
     for die_at in chosen:
         directory = run_of(recovering)
-        killed_and_resumed(server, directory, die_at, torn)
+        killed_and_resumed(server, directory, torn, die_at=die_at)
         assert numbers(directory) == numbers(undisturbed), moments[die_at - 1]
         assert rows(directory) == rows(undisturbed), moments[die_at - 1]
         assert left_over(home) == [], moments[die_at - 1]
@@ -288,10 +283,10 @@ def test_what_a_crash_leaves_in_files_is_read_as_far_as_it_is_true(
 def test_a_disk_that_fills_up_under_a_worker_costs_what_was_not_finished(
     server: Server, run_of: Any, recovering: Experiment, whole: Any, home: Path
 ) -> None:
-    moments, undisturbed = whole
+    _, undisturbed = whole
     for pattern, which in ((r"open .*/.model-", 1), (r"write .*/events.jsonl", 12)):
         directory = run_of(recovering)
-        answer = server.work(directory, die_at=place(moments, pattern, which), full=True)
+        answer = server.work(directory, die_on=[pattern, which], full=True)
         assert answer["code"] in (1, DISK_FULL), directory.log_tail()
         status = directory.status()
         if status.state is State.FAILED:  # some of it could be written
@@ -381,7 +376,9 @@ def test_apps_and_workers_killed_at_random_moments_lose_nothing(
 def test_an_app_and_its_workers_killed_at_a_few_random_moments_lose_nothing(
     server: Server, experiment: Any, home: Path, until: Any
 ) -> None:
-    _storm(server, experiment().to_yaml(), home, random.Random(), until, 6)
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")  # shown where it fails
+    _storm(server, experiment().to_yaml(), home, random.Random(seed), until, 6)
 
 
 def _storm(server: Server, text: str, home: Path, dice: random.Random, until: Any, kills: int) -> None:
