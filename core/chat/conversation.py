@@ -4,6 +4,7 @@ Answers are filled by threads of their own, whether a page looks or not: a page 
 So a vote, or a click on one side, disturbs no other side, and whatever ends an answer leaves what was said so far.
 """
 
+import logging
 import random
 import threading
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from core.chat.client import ChatClient
 
 __all__ = ["Answer", "Conversation", "Turn"]
+
+log = logging.getLogger("espalier.chat")
 
 PATIENCE = 5.0
 """Seconds that a stopped answer may take to end in an orderly way, with its figures."""
@@ -208,8 +211,20 @@ class Conversation:
             answer.fail(error)
         finally:
             answer.settle()
+            try:
+                self._keep(turn, side)
+            finally:
+                answer.ended.set()
+
+    def _keep(self, turn: Turn, side: int) -> None:
+        """Write the answer's line. A full disk is said beneath the answer and keeps nobody waiting for its end."""
+        answer = turn.answers[side]
+        try:
             self._write(turn, side)
-            answer.ended.set()
+        except OSError as error:
+            log.warning("an answer of %s was not kept: %s", self.id, error)
+            said = f"not kept in the conversation's file: {error.strerror or error}"
+            answer.notice = f"{answer.notice} {said}".strip() if answer.state == "failed" else said
 
     def _may_begin(self, answer: Answer) -> bool:
         while not self._over(answer) and (reason := self.hold()):

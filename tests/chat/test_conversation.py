@@ -1,6 +1,8 @@
 """Conversations side by side, with the real worker: histories, stopping, and the transcript on disk."""
 
+import errno
 import json
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +12,10 @@ import pytest
 from core.chat.client import ChatClient
 from core.chat.conversation import Conversation, Turn
 from core.chat.protocol import Sampling
-from core.chat.transcripts import load, read
+from core.chat.transcripts import Transcript, load, read
 from core.errors import InputError
+from pages._parts.chat_view import footer
+from tests.chat.conftest import write_model
 
 Folders = dict[str, str]
 
@@ -123,6 +127,40 @@ def test_asking_again_replaces_the_last_prompt_and_draws_anew(talk: Conversation
     edited = talk.again("goodbye")
     assert [message.content for message in talk.messages(edited, 0)] == ["goodbye"]
     assert [turn.prompt for turn in load(talk.path).turns] == ["goodbye"]
+
+
+def test_a_disk_that_is_full_is_said_and_every_answer_still_ends(
+    client: ChatClient, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = client.conversation([(folders["one"], "One"), (folders["nan"], "Ruined")], Sampling(max_tokens=5))
+    turn = talk.ask("hello")
+
+    def full(self: Transcript, kind: str, **fields: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Transcript, "append", full)
+    talk.start(turn)
+    assert all(answer.ended.wait(30) for answer in turn.answers)
+    assert not talk.busy
+    kept, ruined = turn.answers
+    assert (kept.state, len(kept.text)) == ("done", 5)
+    assert kept.notice == "not kept in the conversation's file: No space left on device"
+    assert "not finite" in ruined.notice
+    assert "No space left on device" in ruined.notice
+
+
+def test_a_model_without_a_chat_template_continues_the_text_and_says_so(client: ChatClient, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", 5)
+    (base / "chat_template.jinja").unlink()
+    talk = client.conversation([(str(base), "Base")], Sampling(max_tokens=5))
+    answer = run(talk, "once upon").answers[0]
+    assert answer.state == "done"
+    assert answer.stats is not None
+    assert answer.stats.prompt_tokens == len("once upon")  # nothing stands around it
+    assert answer.notice == "No chat template in this model: it continues the text."
+    assert answer.notice in footer(answer)
+    told = client.conversation([(write_model(tmp_path / "chatty", 5).as_posix(), "Chatty")], Sampling(max_tokens=5))
+    assert run(told, "once upon").answers[0].notice == ""
 
 
 def test_the_system_prompt_stands_before_every_history(talk: Conversation) -> None:
