@@ -4,10 +4,11 @@ An answer on the CPU takes from a GPU's measurement the cores that feed it, and 
 CPU's: so every device is looked at, not only the worker's own.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from core import device as hardware
-from core.device_use import Use
+from core.device_use import POLL_S, Use
 
 
 class Manners:
@@ -30,6 +31,17 @@ class Manners:
                     earlier.leave()
                 return False
         return True
+
+    def pass_by(self, tick: Callable[[], None]) -> None:
+        """Between two steps: go on at once, or leave and wait until nobody measures.
+
+        `tick` is called while it waits and may raise; nothing is taken then.
+        """
+        if any(use.closed() for use in self._uses):
+            self.leave()
+        while not self.enter():
+            tick()
+            time.sleep(POLL_S)
 
     def leave(self) -> None:
         """A pause: others may measure."""

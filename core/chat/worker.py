@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.chat.protocol import (
+    PAUSED,
     Ask,
     Cancel,
     Event,
@@ -96,6 +97,7 @@ class Worker:
         self._engine: Engine = Engine(
             self._shelf, wire.send, threads, Manners.of_machine(device), Ways(device, decoding), device
         )
+        self._loading = Manners.of_machine(device)  # the loader's own: the engine's is for one thread alone
         self._loads: queue.SimpleQueue[Load | Generate | Score] = queue.SimpleQueue()
 
     def run(self, requests: "queue.SimpleQueue[Request]") -> None:
@@ -151,7 +153,7 @@ class Worker:
                 self._engine.add(request, items, time.monotonic() - start)
 
     def _bring(self, source: Source, identity: str, held: "list[Item]") -> "Item":
-        """Make room, then load. Cancelled if the request was cancelled meanwhile. `held` the request has already."""
+        """Make room, then load, while nobody measures speed. Cancelled if the request was; `held` it has already."""
         from core.chat import models
 
         said = 0.0
@@ -163,17 +165,30 @@ class Worker:
                 self._wire.send(event)
             return not self._engine.cancelled(identity)
 
-        def progress(done: float, total: float, unit: str) -> None:
-            if not going_on(Loading(id=identity, title=source.title, done=done, total=total, unit=unit)):
-                raise Cancelled
-
         def waiting(reason: str) -> bool:
             return going_on(Waiting(id=identity, reason=reason))
 
-        progress(0, 0, "")
-        need = models.weight_bytes(source, self._device)
-        self._shelf.make_room(need, identity, waiting, frozenset(item.key for item in held))
-        loaded: Held = models.load(source, self._device, progress)
+        def paused() -> None:
+            if not waiting(PAUSED):
+                raise Cancelled
+
+        def progress(done: float, total: float, unit: str) -> None:
+            self._loading.pass_by(paused)
+            if not going_on(Loading(id=identity, title=source.title, done=done, total=total, unit=unit)):
+                raise Cancelled
+
+        try:
+            progress(0, 0, "")
+            need, mine = models.weight_bytes(source, self._device), frozenset(item.key for item in held)
+            ready = False
+            while not ready:  # whoever measured meanwhile may have taken the room
+                self._loading.pass_by(paused)
+                self._loading.leave()  # room may be that of answers which a measurement pauses: it must get its turn
+                self._shelf.make_room(need, identity, waiting, mine)
+                ready = self._loading.enter()
+            loaded: Held = models.load(source, self._device, progress)
+        finally:
+            self._loading.leave()
         return self._shelf.put(source.key, source.title, loaded.info.memory_bytes, loaded)
 
     def _gone(self, request: str, item: "Item", reason: str) -> None:

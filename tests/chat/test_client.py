@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from core.chat.protocol import (
     Evicted,
     Failed,
     Finished,
+    Load,
+    Loaded,
     Loading,
     Piece,
     Sampling,
@@ -344,6 +347,40 @@ def test_answers_pause_and_say_so_while_a_run_measures_speed(client: ChatClient,
     assert end.stats is not None
     assert end.stats.tokens == 400
     assert shown.notice == ""
+
+
+def test_no_model_is_loaded_while_a_run_measures_speed_and_that_wait_can_be_stopped(
+    client: ChatClient, folders: Folders
+) -> None:
+    def held() -> set[str]:
+        report = client.status().report
+        assert report is not None
+        return {model.key for model in report.models}
+
+    client.load(folders["two"])
+    client.unload(folders["two"])
+    assert eventually(lambda: folders["two"] not in held())
+    load = partial(Load, source=client.source(folders["two"]))
+    use = Use("cpu")
+    with use.alone() as alone:
+        assert alone
+        stopped = client.request(lambda i: load(id=i))
+        while not (isinstance(event := next(stopped), Waiting) and event.reason == PAUSED):
+            assert not isinstance(event, Loaded)
+        client.cancel(stopped.id)
+        end = list(stopped)[-1]
+        assert isinstance(end, Finished)
+        assert end.reason == "cancelled"
+
+        waits = client.request(lambda i: load(id=i))
+        said = [next(waits) for _ in range(8)]
+        assert not any(isinstance(event, Loading | Loaded) for event in said)
+        assert any(isinstance(event, Waiting) and event.reason == PAUSED for event in said)
+        assert folders["two"] not in held()
+    assert isinstance(list(waits)[-1], Loaded)
+    with use.alone(patience=5.0) as alone:
+        assert alone  # the loader lets go of the device once it has loaded
+    use.close()
 
 
 def test_a_paused_answer_can_be_stopped(client: ChatClient, folders: Folders) -> None:
