@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import IO, Self
@@ -49,6 +50,8 @@ from core.errors import InputError, ModelError, RunError
 log = logging.getLogger("espalier.chat")
 POLL = 0.2
 """Seconds between two events of a stream where the worker says nothing: how long a listener is kept without a word."""
+LOG_BYTES = 1 << 20
+"""How much of worker.log is kept when a worker starts; what that one says is added."""
 DENSE = "dense:"
 PRUNED = ":pruned"
 """Behind a run's id: its model before recovery."""
@@ -286,7 +289,7 @@ class ChatClient:
             command += ["--memory-limit", str(self._limit)]
         folder = self._home / "chat"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "worker.log").open("wb") as errors:
+        with _log(folder / "worker.log", self._device) as errors:
             self._process = subprocess.Popen(
                 command,
                 cwd=settings.REPOSITORY,
@@ -335,6 +338,19 @@ class ChatClient:
                 self._trouble = event
             elif event.id in self._listeners:
                 self._listeners[event.id].put(event)
+
+
+def _log(path: Path, device: str) -> IO[bytes]:
+    """The worker's log, to be appended to: what the last worker said before it died stays, LOG_BYTES of it at most."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES:
+            with path.open("rb") as old:
+                old.seek(-LOG_BYTES, os.SEEK_END)
+                tail = old.read()
+            path.write_bytes(tail.partition(b"\n")[2] or tail)
+    log_file = path.open("ab", buffering=0)
+    log_file.write(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: a worker starts on {device}\n".encode())
+    return log_file
 
 
 def _crash(code: int, was_ready: bool) -> Failed:
