@@ -3,6 +3,7 @@ rewritten. A prompt asked again has the same turn and a higher attempt, and drop
 """
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -27,13 +28,15 @@ class Transcript:
         self._lock = threading.Lock()
 
     def append(self, kind: str, **fields: Any) -> None:
-        """One line: version, kind, time (ISO, UTC) and the fields."""
+        """One line: version, kind, time (ISO, UTC) and the fields. One that a full disk tore spoils no other."""
         record = {"v": 1, "kind": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self.path.open("ab+") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+                torn = file.read(1) not in (b"", b"\n")
+                file.write((b"\n" if torn else b"") + text.encode())
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -96,10 +99,14 @@ class SavedTurn:
 
 @dataclass(frozen=True)
 class Saved:
-    """A conversation as it was left: what was asked again or edited counts in its last form."""
+    """A conversation as it was left: what was asked again or edited counts in its last form.
+
+    `votes` are all that were cast, as (turn, vote), also those on attempts that were dropped later.
+    """
 
     id: str
     turns: tuple[SavedTurn, ...]
+    votes: tuple[tuple[int, SavedVote], ...] = ()
 
     @property
     def created(self) -> str:
@@ -115,15 +122,18 @@ class Saved:
 def load(path: Path) -> Saved:
     """A transcript's file. Lines of other shapes than ours are skipped, so that a damaged file still shows the rest."""
     turns: dict[int, SavedTurn] = {}
+    votes: dict[tuple[int, int], SavedVote] = {}
     for record in read(path):
         try:
-            _take(turns, record)
+            _take(turns, votes, record)
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
-    return Saved(path.stem, tuple(turns[number] for number in sorted(turns)))
+    cast = tuple((number, vote) for (number, _), vote in votes.items())
+    return Saved(path.stem, tuple(turns[number] for number in sorted(turns)), cast)
 
 
-def _take(turns: dict[int, SavedTurn], record: Mapping[str, Any]) -> None:
+def _take(turns: dict[int, SavedTurn], votes: dict[tuple[int, int], SavedVote], record: Mapping[str, Any]) -> None:
+    """One line into the turns as they are left and the votes, by turn and attempt, as they were cast."""
     kind, number, attempt = record["kind"], int(record["turn"]), int(record.get("attempt", 1))
     if kind == "prompt":
         for later in [known for known in turns if known >= number]:
@@ -145,7 +155,7 @@ def _take(turns: dict[int, SavedTurn], record: Mapping[str, Any]) -> None:
     if kind == "answer":
         turn.answers[int(record["side"])] = _answer(record)
     elif kind == "vote":
-        turn.vote = _vote(record)
+        turn.vote = votes[number, attempt] = _vote(record)
 
 
 def _answer(record: Mapping[str, Any]) -> SavedAnswer:

@@ -50,6 +50,9 @@ COLUMNS: dict[str, dict[str, str]] = {
 TABLES = (*COLUMNS, "chat_sources")
 """`chat_sources`: which file, of which size and time, the rows came from."""
 
+READER = 2
+"""Part of every file's mark: higher once rows are read differently, so that what older versions read is read anew."""
+
 Rows = dict[str, list[Sequence[Any]]]
 
 
@@ -63,7 +66,7 @@ def files(home: Path) -> dict[str, tuple[Path, str]]:
     marks = {}
     for entry in found:
         stat = entry.stat(follow_symlinks=False)
-        marks[entry.name.removesuffix(SUFFIX)] = (Path(entry.path), f"{stat.st_size}:{stat.st_mtime_ns}")
+        marks[entry.name.removesuffix(SUFFIX)] = (Path(entry.path), f"{READER}:{stat.st_size}:{stat.st_mtime_ns}")
     return marks
 
 
@@ -99,17 +102,15 @@ def replace(
 def rows_of(saved: Saved) -> Rows:
     """A conversation as rows, in the order of `COLUMNS`."""
     answers: list[Sequence[Any]] = []
-    votes: list[Sequence[Any]] = []
+    votes: list[Sequence[Any]] = [
+        (saved.id, turn, _utc(v.time), v.verdict, v.winner, v.blind, v.streaming, _list(v.order), _list(v.titles))
+        for turn, v in saved.votes
+    ]
     for turn in saved.turns:
         for side, a in sorted(turn.answers.items()):
             answers.append(
                 (saved.id, turn.number, side, a.key, a.title, turn.prompt, a.text, a.state, a.tokens,
                  a.tokens_per_second, a.first_token_seconds, a.memory_bytes)
-            )  # fmt: skip
-        if (v := turn.vote) is not None:
-            votes.append(
-                (saved.id, turn.number, _utc(v.time), v.verdict, v.winner, v.blind, v.streaming, _list(v.order),
-                 _list(v.titles))
             )  # fmt: skip
     if not saved.turns:
         return {"chats": [], "chat_answers": [], "chat_votes": []}

@@ -58,7 +58,20 @@ def test_a_prompt_asked_again_counts_in_its_last_form(written: Path) -> None:
     assert saved.turns[1].vote is not None
     assert saved.turns[1].vote.winner == "dense:m"
     assert saved.turns[0].answers[0].memory_bytes == 540_000_000
+    assert [(turn, cast.winner) for turn, cast in saved.votes] == [(2, "run"), (2, "dense:m")]  # a vote is never lost
     assert saved.titles == ("m, dense", "<b>cut</b> *30 %*")
+
+
+def test_a_line_that_a_full_disk_tore_spoils_no_later_one(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path, "torn")
+    prompt(transcript, 1, "hello")
+    with transcript.path.open("a") as file:
+        file.write('{"v": 1, "kind": "ans')
+    prompt(transcript, 2, "ünïcode")
+    said(transcript, 2, 0, "kept")
+    saved = load(transcript.path)
+    assert [turn.prompt for turn in saved.turns] == ["hello", "ünïcode"]
+    assert saved.turns[1].answers[0].text == "kept"
 
 
 def test_a_damaged_transcript_still_shows_the_rest(written: Path) -> None:

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import duckdb
+
+from core.chat.client import ChatClient
 from core.chat.transcripts import Transcript
 from core.storage.store import Store, reindex
+from core.talks import Talks
 
 
 def talk(home: Path, name: str, *votes: str) -> Transcript:
@@ -48,6 +52,41 @@ def test_votes_and_answers_come_from_the_files_and_follow_them(home: Path) -> No
         (home / "chat" / "one.jsonl").unlink()
         store.sync(home)
         assert store.rows("SELECT DISTINCT conversation FROM chat_answers") == [("two",)]
+    finally:
+        store.close()
+
+
+def test_a_vote_counts_also_where_the_prompt_was_asked_again_after_it(home: Path) -> None:
+    transcript = talk(home, "one", "A")
+    models = [{"key": "dense:m", "title": "m, dense"}, {"key": "run", "title": "cut"}]
+    transcript.append("prompt", turn=1, attempt=2, text="edited", models=models, sampling={})
+    transcript.append(
+        "vote", turn=1, attempt=2, verdict="B", winner="dense:m", blind=True, streaming=False,
+        order=["run", "dense:m"], titles=["cut", "m"],
+    )  # fmt: skip
+    transcript.append("prompt", turn=1, attempt=3, text="edited", models=models, sampling={})
+    store = Store.open(home)
+    try:
+        rows = store.rows("SELECT turn, winner, verdict FROM chat_votes ORDER BY time, verdict")
+        assert sorted(rows) == [(1, "dense:m", "B"), (1, "run", "A")]
+        assert store.rows("SELECT prompts, first_prompt FROM chats") == [(1, "edited")]
+        talks = Talks(store, home, lambda: None, lambda: ChatClient(home))
+        assert {each.key: (each.votes, each.won) for each in talks.standings()} == {"dense:m": (2, 1), "run": (2, 1)}
+    finally:
+        store.close()
+
+
+def test_files_that_an_older_version_read_are_read_anew(home: Path) -> None:
+    talk(home, "one", "A")
+    store = Store.open(home)
+    store.close()
+    with duckdb.connect(str(home / "results.duckdb")) as connection:
+        connection.execute("UPDATE chat_sources SET signature = substr(signature, 3)")
+        connection.execute("DELETE FROM chat_votes")
+    store = Store.open(home)
+    try:
+        store.sync(home)
+        assert store.rows("SELECT count(*) FROM chat_votes") == [(1,)]
     finally:
         store.close()
 
