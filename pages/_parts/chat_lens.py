@@ -159,7 +159,10 @@ def _visible(text: str) -> str:
 
 
 def fill(service: Service, conversation: "Conversation", boxes: list[Any]) -> None:
-    """Score the answers that were not, one after the other; then the page is drawn anew."""
+    """Score the answers that were not, one after the other; then the page is drawn anew.
+
+    Nothing is scored, and that is said, while a run works on the same GPU.
+    """
     models, runs = service.chat_models(), service.runs()
     missing = [
         box for box in boxes
@@ -169,6 +172,9 @@ def fill(service: Service, conversation: "Conversation", boxes: list[Any]) -> No
         problems = {box.answer.scores_problem for box in boxes if box.answer.scores_problem}
         for problem in sorted(problems):
             st.html(note(f"Token lens: {problem}"))
+        return
+    if (run := service.talks.at_work()) is not None:
+        st.html(note(f"Token lens: {run} works on this GPU. Choose it again when the run has ended."))
         return
     with st.spinner(f"The dense model reads {len(missing)} answer{'s' if len(missing) != 1 else ''}"):
         for box in missing:

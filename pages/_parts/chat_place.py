@@ -9,24 +9,23 @@ from pages._parts import theme
 
 
 def says(service: Service, chosen: Sequence[tuple[str, str]]) -> Callable[[], str]:
-    """Say who else uses the device, and offer the CPU; returns who is asked why answers must not begin yet."""
+    """Say who else uses the device, and offer the CPU; returns who is asked why answers must not begin yet.
+
+    It is asked when an answer begins, and says what is then: a run may begin, or the chat move, after this was drawn.
+    """
     talks = service.talks
-    if service.chat_client().device == "cpu":
-        with st.container(key="chat_place", horizontal=True, vertical_alignment="center"):
-            st.html('<p class="esp-fact">Answers are computed on the CPU.</p>')
-            st.button("Back to the GPU", key="chat_to_gpu", type="tertiary", on_click=talks.move, args=("auto",))
-        return lambda: ""
-    run = talks.at_work()
-    if run is None:
-        return lambda: ""
-    known = {model.key: model for model in service.chat_models()}
-    models = [known[key] for key, _ in chosen if key in known]
-    _offer_cpu(service, run, models)
 
     def wait() -> str:
         now = talks.at_work()
         return f"waiting until {now} has ended" if now else ""
 
+    if service.chat_client().device == "cpu":
+        with st.container(key="chat_place", horizontal=True, vertical_alignment="center"):
+            st.html('<p class="esp-fact">Answers are computed on the CPU.</p>')
+            st.button("Back to the GPU", key="chat_to_gpu", type="tertiary", on_click=talks.move, args=("auto",))
+    elif (run := talks.at_work()) is not None:
+        known = {model.key: model for model in service.chat_models()}
+        _offer_cpu(service, run, [known[key] for key, _ in chosen if key in known])
     return wait
 
 

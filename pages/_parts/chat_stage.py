@@ -56,16 +56,30 @@ def readiness(service: Service, chosen: Sequence[tuple[str, str]], *, prepare: b
         st.html(theme.note(said, level="info"))
     if prepare:
         _prepare(service, chosen)
-    elif st.session_state.get(READY, ("", ""))[0] == _names(chosen):
-        st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(st.session_state[READY][1])}</p>')
+    elif st.session_state.get(READY, ("", ""))[0] == _names(service, chosen):
+        said = st.session_state[READY][1]
+        if not _in_memory(service, chosen):
+            said = "No longer ready: not all of these models are in memory. Prepare again."
+        st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(said)}</p>')
 
 
-def _names(chosen: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(key for key, _ in chosen)
+def _names(service: Service, chosen: Sequence[tuple[str, str]]) -> str:
+    """What was made ready: these models, where answers are computed."""
+    return "\n".join([service.chat_client().device, *(key for key, _ in chosen)])
+
+
+def _in_memory(service: Service, chosen: Sequence[tuple[str, str]]) -> bool:
+    """Whether the worker holds all of them now: after a crash, *Free memory* or another's models it may not."""
+    report = service.chat_client().status().report
+    return report is not None and {key for key, _ in chosen} <= {model.key for model in report.models}
 
 
 def _prepare(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
-    """Memory first, then one model after the other; what is ready stays said."""
+    """Memory first, then one model after the other; what is ready stays said. Not beside a run on the same GPU."""
+    if (run := service.talks.at_work()) is not None:
+        said = f"Not prepared: {run} works on this GPU. Prepare when it has ended, or answer on the CPU."
+        st.html(theme.note(said, level="error"))
+        return
     known = {model.key: model for model in service.chat_models()}
     room = service.talks.room([known[key] for key, _ in chosen if key in known])
     if not room.enough:
@@ -91,7 +105,7 @@ def _prepare(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
         st.html("".join(theme.note(problem, level="error") for problem in problems))
         return
     said = f"Ready: {len(chosen)} models, {theme.size(total)} of memory, first token after {max(waits):.2f} s at most."
-    st.session_state[READY] = (_names(chosen), said)
+    st.session_state[READY] = (_names(service, chosen), said)
     st.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(said)}</p>')
 
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.chat.protocol import Guess, TokenScore
 from core.service import close_service, get_service
-from pages._parts import chat_lens
+from pages._parts import chat_choose, chat_lens, chat_view
 from pages._parts.chat_view import answer_html
 from tests.pages.test_chat import HOSTILE, answers, chat, html, made
 
@@ -214,13 +214,26 @@ def test_names_of_conversations_lead_nowhere_else(service: Any, home: Path) -> N
             service.talks.transcript(wrong)
 
 
-def test_the_stage_prepares_models_and_says_which_of_the_preset_are_missing(pair: tuple[str, str]) -> None:
+def test_the_stage_prepares_models_and_says_which_of_the_preset_are_missing(
+    pair: tuple[str, str], service: Any
+) -> None:
     app = chat(*pair)
     app.toggle(key="chat_stage").set_value(True).run()
     assert not app.exception
     app.button(key="chat_prepare").click().run()
     assert not app.exception
     assert "Ready: 2 models" in html(app)
+    app.run()
+    assert "Ready: 2 models" in html(app)
+    service.chat_client().unload(pair[0])
+    app.run()
+    assert "Ready:" not in html(app)
+    assert "No longer ready: not all of these models are in memory." in html(app)
+    app.button(key="chat_prepare").click().run()
+    assert "Ready: 2 models" in html(app)
+    app.button(key="chat_free").click().run()
+    assert not app.exception
+    assert "Ready:" not in html(app)
     app.button(key="chat_ladder").click().run()
     assert not app.exception
     assert "No saved run at 10 %, 30 %, 50 %" in html(app)
@@ -247,7 +260,11 @@ def test_where_a_run_works_on_the_gpu_prompts_wait_or_go_to_the_cpu(
     pair: tuple[str, str], service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working = ["Taylor <b>30 %</b>"]
-    monkeypatch.setattr("core.talks.Talks.at_work", lambda self: working[0] if working else None)
+
+    def at_work(talks: Any) -> str | None:
+        return working[0] if working and talks._client().device != "cpu" else None
+
+    monkeypatch.setattr("core.talks.Talks.at_work", at_work)
     app = chat(*pair)
     assert "Taylor &lt;b&gt;30 %&lt;/b&gt; works on this GPU: prompts wait" in html(app)
     waits = service.chat_client().conversation([(pair[0], "one")])
@@ -265,6 +282,47 @@ def test_where_a_run_works_on_the_gpu_prompts_wait_or_go_to_the_cpu(
     assert turn.answers[0].ended.wait(60)
     app.button(key="chat_to_gpu").click().run()
     assert service.chat_client().device == "auto"
+
+
+def test_what_is_asked_again_waits_for_a_run_that_began_after_the_page_was_drawn(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working: list[str] = []
+    monkeypatch.setattr("core.talks.Talks.at_work", lambda self: working[0] if working else None)
+    app = ask(chat(*pair), "hello", 3)
+    working.append("a run")
+    conversation = app.session_state[chat_choose.KEPT]
+    chat_view._again(conversation)  # as Regenerate does, before the page is drawn anew
+    (turn,) = conversation.turns
+    assert not turn.answers[0].ended.wait(0.5)
+    assert [answer.notice for answer in turn.answers] == ["waiting until a run has ended"] * 2
+    working.clear()
+    assert all(answer.ended.wait(60) for answer in turn.answers)
+    assert [answer.state for answer in turn.answers] == ["done", "done"]
+
+
+def test_neither_the_stage_nor_the_token_lens_works_beside_a_run_on_the_same_gpu(
+    pair: tuple[str, str], service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working: list[str] = []
+    monkeypatch.setattr("core.talks.Talks.at_work", lambda self: working[0] if working else None)
+    app = ask(chat(*pair), "hello", 3)
+    working.append("<b>a run</b>")
+    app.segmented_control(key="chat_read").set_value(chat_lens.LENS).run()
+    assert not app.exception
+    assert "Token lens: &lt;b&gt;a run&lt;/b&gt; works on this GPU." in html(app)
+    assert "vocabulary" not in html(app)  # the worker was not asked
+    service.chat_client().close()
+    app.toggle(key="chat_stage").set_value(True).run()
+    app.button(key="chat_prepare").click().run()
+    assert not app.exception
+    assert "Not prepared: &lt;b&gt;a run&lt;/b&gt; works on this GPU." in html(app)
+    assert not service.chat_client().status().running
+    working.clear()
+    app.run()
+    assert "do not share a vocabulary" in html(app)
+    app.button(key="chat_prepare").click().run()
+    assert "Ready: 2 models" in html(app)
 
 
 def test_a_run_counts_as_at_work_only_on_the_chat_s_own_gpu(
