@@ -81,7 +81,7 @@ def test_files_that_an_older_version_read_are_read_anew(home: Path) -> None:
     store = Store.open(home)
     store.close()
     with duckdb.connect(str(home / "results.duckdb")) as connection:
-        connection.execute("UPDATE chat_sources SET signature = substr(signature, 3)")
+        connection.execute("UPDATE chat_sources SET signature = regexp_replace(signature, '^2:', '')")
         connection.execute("DELETE FROM chat_votes")
     store = Store.open(home)
     try:
