@@ -48,7 +48,7 @@ def remedies(experiment: Experiment, status: RunStatus, dtype: str) -> list[Reme
 
 
 def _less_memory(experiment: Experiment, stage: str, dtype: str) -> Iterator[Remedy]:
-    if stage in ("calibrate", "prune"):
+    if stage in ("calibrate", "prune", "scan"):
         yield from _calibrating(experiment)
     elif stage == "recover":
         yield from _training(experiment)

@@ -139,6 +139,7 @@ def test_where_memory_ran_out_what_that_stage_holds_is_lowered() -> None:
     one_by_one, fewer = offered("memory", "calibrate")
     assert one_by_one.changes == {"pruning.calibration.batch_size": 1}
     assert (fewer.text, fewer.changes) == ("Lower the calibration samples to 16", {"pruning.calibration.samples": 16})
+    assert offered("memory", "scan.layer.7") == [one_by_one, fewer]
     assert offered("killed", "evaluate.task.boolq")[0].changes == {"evaluation.batch_size": 1}
     kept = {"fidelity": True, "speed": False, "batch_size": 1}
     assert offered("memory", "judge_recovered", evaluation=kept)[0].changes == {"evaluation.fidelity": False}
