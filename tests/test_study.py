@@ -9,6 +9,7 @@ from core.study import Study, expand, key_of, shipped
 from core.study_shares import shared
 
 BASE = "name: Mine\nbase: {pruning: {ratio: 0.5, layers: [4, 25]}, evaluation: {tasks: []}}\n"
+TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
 
 def study(text):
@@ -161,7 +162,7 @@ def test_the_shipped_studies_work_as_they_are():
 def test_the_study_is_the_one_that_was_asked_for():
     runs = [run.experiment for run in expand(next(one for one in shipped() if one.id == "the-study")).runs]
     cut = [run for run in runs if run.pruning is not None]
-    assert {run.model.name for run in runs} == {"TinyLlama/TinyLlama-1.1B-Chat-v1.0"}
+    assert {run.model.name for run in runs} == {TINYLLAMA}
     assert {run.pruning.layers for run in cut} == {(4, 18)}
     assert [[text.window for text in run.evaluation.perplexity] for run in runs] == [[2048, 128]] * len(runs)
     assert {len(run.evaluation.tasks) for run in runs} == {7}
@@ -178,6 +179,29 @@ def test_the_study_is_the_one_that_was_asked_for():
     assert [(run.pruning.method, run.pruning.ratio) for run in cut if run.recovery] == [
         ("taylor", 0.3),
         ("taylor", 0.4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "target", "layers", "ratios"),
+    [
+        ("the-study-layers-4-17", TINYLLAMA, "selected", (4, 17), (0.1, 0.2, 0.3, 0.4, 0.5)),
+        ("the-study-at-equal-parameters", TINYLLAMA, "model", (4, 18), (0.05, 0.1, 0.15, 0.2, 0.25)),
+        ("the-study-on-smollm2", "builtin:smollm2-135m-instruct", "selected", (4, 25), (0.1, 0.2, 0.3, 0.4, 0.5)),
+    ],
+)
+def test_the_other_studies_differ_from_it_as_they_say(name, model, target, layers, ratios):
+    runs = [run.experiment for run in expand(next(one for one in shipped() if one.id == name)).runs]
+    cut = [run for run in runs if run.pruning is not None]
+    assert {run.model.name for run in runs} == {model}
+    assert {(run.pruning.target, run.pruning.layers) for run in cut} == {(target, layers)}
+    for method in ("random", "l1", "l2", "taylor", "wanda"):
+        assert {run.pruning.ratio for run in cut if run.pruning.method == method} == set(ratios)
+    for ratio in ratios:
+        assert [run.seed for run in cut if (run.pruning.method, run.pruning.ratio) == ("random", ratio)] == [0, 1, 2]
+    assert [(run.pruning.method, run.pruning.ratio) for run in cut if run.recovery] == [
+        ("taylor", ratios[2]),
+        ("taylor", ratios[3]),
     ]
 
 

@@ -73,6 +73,7 @@ def test_a_preview_says_what_it_costs_and_queues_nothing(
     assert found.to_do == 3
     assert found.seconds == pytest.approx(found.rows["seconds"].sum())
     assert found.seconds > 0
+    assert found.disk_bytes == found.rows["disk_bytes"].sum() > 0
     assert found.memory_bytes == found.rows["memory_bytes"].max()
     assert found.money == pytest.approx(found.seconds / 1000)
     assert shown.studies.preview(study()).money is None

@@ -16,6 +16,7 @@ from pages._parts import status, theme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAIN = str(ROOT / "pages" / "_main.py")
+PAGES = sorted(file.name for file in (ROOT / "pages").glob("[!_]*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_the_first_page_is_launch_and_the_slim_line_says_device_memory_work_and_
     assert "Launch</h1>" in shown
 
 
-@pytest.mark.parametrize("page", ["launch.py", "studies.py", "runs.py", "compare.py", "chat.py"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_on_an_empty_home_with_the_slim_line(page: str) -> None:
     app = AppTest.from_file(MAIN, default_timeout=60).run()
     app.switch_page(page).run()
@@ -104,7 +105,7 @@ import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({MAIN!r}, default_timeout=60).run()
 assert not app.exception, app.exception
-for page in ("runs.py", "compare.py", "chat.py", "launch.py"):
+for page in {PAGES!r}:
     app.switch_page(page).run()
     assert not app.exception, (page, app.exception)
 from core.service import close_service

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from core.jobs.rundir import RunDirectory
 from core.service import Service
 from pages._parts import studies_text as say
+from pages._parts import theme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MINE = """name: My <b>own</b>
@@ -64,6 +65,11 @@ def test_a_study_is_written_previewed_queued_and_stopped(service: Service) -> No
     assert "<b>own" not in shown
     assert "My &lt;b&gt;own&lt;/b&gt;</h1>" in shown
     assert "<dt>left to do</dt><dd>3 runs</dd>" in shown
+    costs = service.studies.preview(service.studies.read(MINE))
+    assert costs.seconds > 0
+    assert costs.disk_bytes > 0
+    assert f"<dt>takes</dt><dd>about {theme.duration(costs.seconds)}</dd>" in shown
+    assert f"<dt>keeps on disk</dt><dd>about {theme.size(costs.disk_bytes)}</dd>" in shown
     assert "does not apply to taylor" in shown  # 2:4, left out with its reason
     assert "The dense model is judged once, for all 2 runs" in shown
     assert list(app.dataframe[0].value["state"]) == ["not queued"] * 3
