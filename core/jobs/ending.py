@@ -140,5 +140,6 @@ class Ending:
         if active.placed is not None:
             active.placed.cluster.stop(active.placed.job)
         elif (process := self._process_of(active)) is not None:
-            active.held = freeing.look(process, active.device)
+            claimed = active.directory.recorded().memory.get("device_bytes", 0)
+            active.held = freeing.look(process, active.device, claimed)
             processes.ask_to_stop(process)

@@ -2,7 +2,7 @@
 
 The answer is freed.json in the run's folder, for its page. A process that outlived its worker is ended here. Device
 memory is asked of NVML, by process; where the driver does not say which process holds what (containers have numbers of
-their own), by what is in use on the whole device before and after.
+their own), by what is in use on the whole device before and after: it must have fallen by what the worker said it held.
 """
 
 import time
@@ -24,7 +24,10 @@ WAIT_S = 1.0  # a driver takes a moment to clear up after a process
 
 @dataclass(frozen=True)
 class Held:
-    """What a worker and its children held when it was asked to stop. Sizes in bytes; None where nobody can tell."""
+    """What a worker and its children held when it was asked to stop. Sizes in bytes; None where nobody can tell.
+
+    `on_device`: by process. `in_use`: on the whole device, by everybody. `claimed`: what the worker last said it held.
+    """
 
     device: str
     asked: float
@@ -32,11 +35,13 @@ class Held:
     rss: int
     on_device: int | None = None
     in_use: int | None = None
+    claimed: int = 0
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What became of it. `left`: processes that could not be ended; `device_left` bytes they still hold there."""
+    """What became of it. `left`: processes that could not be ended; `device_left` bytes still held on the device, None
+    where the device could not be asked."""
 
     seconds: float
     forced: bool
@@ -48,12 +53,17 @@ class Freed:
 
     @property
     def all(self) -> bool:
-        """Whether nothing of the run is left in any memory."""
+        """Whether nothing of the run is left in any memory that could be asked."""
         return not self.left and not self.device_left
 
+    @property
+    def asked(self) -> bool:
+        """Whether the run's device could be asked what is left there; a CPU's memory is the processes' own."""
+        return self.device_left is not None or not self.device.startswith("cuda")
 
-def look(process: psutil.Process, device: str) -> Held:
-    """What a worker holds now, with all its children."""
+
+def look(process: psutil.Process, device: str, claimed: int = 0) -> Held:
+    """What a worker holds now, with all its children. `claimed`: bytes that it last said it holds on the device."""
     family, rss = [], 0
     members = [process]
     with suppress(psutil.Error):
@@ -63,7 +73,7 @@ def look(process: psutil.Process, device: str) -> Held:
             family.append((member.pid, member.create_time()))
             rss += member.memory_info().rss
     pids = [pid for pid, _ in family]
-    return Held(device, time.monotonic(), tuple(family), rss, _on_device(device, pids), _in_use(device))
+    return Held(device, time.monotonic(), tuple(family), rss, _on_device(device, pids), _in_use(device), claimed)
 
 
 def settle(directory: RunDirectory, held: Held, *, forced: bool) -> Freed:
@@ -118,7 +128,8 @@ def _device(held: Held) -> tuple[int | None, int | None]:
         if held.on_device:
             before, left = held.on_device, _on_device(held.device, pids)
         elif held.in_use is not None and (now := _in_use(held.device)) is not None:
-            before, left = max(held.in_use - now, 0), 0
+            fallen = max(held.in_use - now, 0)
+            before, left = max(fallen, held.claimed), max(held.claimed - fallen, 0)
         else:
             return None, None
         if not left or time.monotonic() > deadline:

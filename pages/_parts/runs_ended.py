@@ -56,7 +56,9 @@ def cancelled(detail: RunDetail) -> str:
     )
     if freed.device_bytes:
         words[-1] += f", {theme.size(freed.device_bytes)} on {freed.device}"
-    words[-1] += ": nothing of it is left." if freed.all else "."
+    words[-1] += ": nothing of it is left." if freed.all and freed.asked else "."
+    if not freed.asked:
+        words.append(f"{freed.device} could not be asked whether its memory is free again.")
     if freed.left:
         words.append(f"Still there: process {', '.join(map(str, freed.left))}. End it by hand.")
     if freed.device_left:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -143,6 +144,46 @@ def test_in_a_container_the_gpu_is_asked_as_a_whole(card: Card, family: Any, dir
     assert (freed.device_bytes, freed.device_left) == (4 * 10**9, 0)
 
 
+def test_in_a_container_what_does_not_come_back_within_a_second_is_said(
+    card: Card, family: Any, directory: RunDirectory
+) -> None:
+    card.in_use = 7 * 10**9
+    worker = family()
+    held = freeing.look(worker, "cuda:0", claimed=4 * 10**9)
+    worker.kill()
+    card.in_use = 6 * 10**9
+    freed = freeing.settle(directory, held, forced=False)
+    assert (freed.device_bytes, freed.device_left, freed.all) == (4 * 10**9, 3 * 10**9, False)
+
+
+def test_in_a_container_the_driver_is_given_a_moment(
+    card: Card, family: Any, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeing, "WAIT_S", 60.0)
+    card.in_use = 5 * 10**9
+    worker = family()
+    held = freeing.look(worker, "cuda:0", claimed=4 * 10**9)
+    worker.kill()
+    clears_up = threading.Timer(0.2, setattr, (card, "in_use", 5 * 10**8))  # with the context, which torch counts not
+    clears_up.start()
+    freed = freeing.settle(directory, held, forced=False)
+    clears_up.join()
+    assert (freed.device_bytes, freed.device_left, freed.all) == (45 * 10**8, 0, True)
+
+
+def test_a_device_that_cannot_be_asked_is_not_called_free(
+    family: Any, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeing, "nvml_handle", lambda device: None)
+    monkeypatch.setattr(freeing, "info", lambda device: DeviceInfo("cpu", 0, "CPU", 10**9, 10**9))
+    worker = family()
+    held = freeing.look(worker, "cuda:0", claimed=4 * 10**9)
+    worker.kill()
+    freed = freeing.settle(directory, held, forced=False)
+    assert (freed.device_bytes, freed.device_left, freed.asked) == (None, None, False)
+    assert freeing.read(directory) == freed
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"seconds": "x"}', '{"seconds": 1, "rss": -5, "left": []}', '{"seconds": 1}']
 )
@@ -211,6 +252,11 @@ def test_the_page_says_it(directory: RunDirectory) -> None:
     assert words(detail) == (
         "Somebody cancelled this run. It ended after 1.2 s. 1.3 GB of memory are free again, 4.0 GB on cuda:0: "
         "nothing of it is left."
+    )
+    detail.freed = replace(good, device_bytes=None, device_left=None)
+    assert words(detail) == (
+        "Somebody cancelled this run. It ended after 1.2 s. 1.3 GB of memory are free again. "
+        "cuda:0 could not be asked whether its memory is free again."
     )
     detail.freed = replace(good, forced=True, device_left=2_000_000_000, left=(17,))
     assert "did not answer and was killed" in words(detail)
