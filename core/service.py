@@ -31,6 +31,7 @@ from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory
 from core.jobs.supervisor import Supervisor
 from core.live import Live, Now
+from core.making_room import unload_idle
 from core.models import catalogue
 from core.models.sizes import Architecture
 from core.pairs import Flip, PerplexityPair, RunPair, TaskPair
@@ -311,7 +312,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
 
     def _claimed(self) -> tuple[Supervisor | None, str]:
         """Own the home before its database is opened; or why that cannot be."""
-        supervisor = Supervisor(self.home, on_change=self._changed)
+        supervisor = Supervisor(self.home, on_change=self._changed, make_room=self._make_room)
         try:
             supervisor.claim()
         except QueueError as error:
@@ -330,6 +331,12 @@ class Service(QueueOfRuns, ExportsOfRuns):
         """The supervisor says that a run's state changed."""
         self._store.ingest(RunDirectory.of(self.home / "runs", run_id).path)
         self.rebuilds.settle_quietly(run_id)
+
+    def _make_room(self, kinds: frozenset[str]) -> bool:
+        """The supervisor says that a run waits for memory of these kinds of device."""
+        with self._lock:
+            chat = self._chat
+        return chat is not None and unload_idle(chat, kinds)
 
     def _sync(self) -> None:
         """Look for changed run directories, at most every half second and from one thread; others use what there is."""

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from core.chat.client import ChatClient
+from core.chat.protocol import Piece, Sampling
 from core.errors import ExperimentError, InputError, ModelError, QueueError
 from core.experiment import Experiment
 from core.jobs import pipeline
@@ -13,6 +15,7 @@ from core.jobs.rundir import RunDirectory
 from core.presets import dense_like
 from core.preview import file_name, settle
 from core.service import Service, close_service, get_service
+from tests.chat.conftest import write_model
 
 FINISHED = {"COMPLETE", "FAILED", "CANCELLED"}
 QUICK = {"perplexity": [], "tasks": [], "speed": False, "fidelity": False}
@@ -366,6 +369,32 @@ def test_a_recovered_run_can_be_talked_to_before_and_after_and_a_failed_recovery
     assert client.source("../runs:pruned").directory is None  # no id, so no folder of a run
     with pytest.raises(ModelError, match="no saved model"):
         client.source(f"{finished_run(shown, tuned, number=3)}:pruned")
+
+
+def test_a_run_that_waits_for_memory_gets_that_of_models_nobody_talks_to(paused, tmp_path):
+    assert not paused._make_room(frozenset({"cpu", "cuda"}))  # nobody chats, and no worker is started for it
+    chat = ChatClient(paused.home, device="cpu")
+    paused._chat = chat  # the service closes it
+    one, two = (str(write_model(tmp_path / name, 0)) for name in ("one", "two"))
+    assert not paused._make_room(frozenset({"cpu"}))
+    assert not chat.status().running
+    for key in (one, two):
+        chat.load(key)
+
+    def held():
+        return [model.key for model in chat.status(30).report.models]
+
+    assert not paused._make_room(frozenset({"cuda"}))  # room on a CPU is none on a GPU
+    with chat.generate(one, [("user", "go on")], Sampling(max_tokens=8000)) as answer:
+        assert any(isinstance(event, Piece) for event in answer)
+        assert not paused._make_room(frozenset({"cpu"}))
+        assert held() == [two, one]
+    until = time.monotonic() + 60
+    while not paused._make_room(frozenset({"cpu"})):  # the answer was stopped: its last token is being made
+        assert time.monotonic() < until
+    assert held() == []
+    assert not paused._make_room(frozenset({"cpu"}))
+    assert chat.load(one).key == one  # the worker stays, and loads it again
 
 
 def test_many_threads_may_ask_at_once(paused):

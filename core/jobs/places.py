@@ -65,9 +65,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Wait:
-    """It may not; '' where its turn has simply not come."""
+    """It may not; '' where its turn has simply not come. `memory`: the kind of device whose memory is short, or ''."""
 
     reason: str = ""
+    memory: str = ""
 
 
 def choose(
@@ -98,7 +99,7 @@ def choose(
     host = next((each for each in devices if each.kind == "cpu" and each.key != best.key), None)
     for memory in (best, host):
         if memory is not None and (why := _short(need, memory, best.key, working)):
-            return Wait(why)
+            return Wait(why, memory.kind)
     return Start(best.key)
 
 

@@ -37,6 +37,7 @@ class Starting(Ending):
     _needs: dict[str, Need]
     _anyway: set[str]
     _said_at: float
+    _short_of: set[str]
 
     def _start_next(self) -> None:
         waits: dict[str, str] = {}
@@ -67,6 +68,7 @@ class Starting(Ending):
                 working = self._works()
             elif found.reason:
                 waits[run_id] = found.reason
+                self._short_of |= {found.memory} - {""}
             else:
                 taken.add(need.wanted)
         self._say(waits)

@@ -33,6 +33,8 @@ from core.jobs.status import RunStatus
 POLL_S = 0.3
 AFTER_ERROR_S = 3.0  # a full disk, say: no flood of log lines
 SCAN_EVERY_S = 2.0
+ROOM_EVERY_S = 5.0
+"""How often the app is asked to let go of memory that a run waits for."""
 
 _log = logging.getLogger(__name__)
 _left_running: list["subprocess.Popen[bytes]"] = []  # workers that outlive a stopped supervisor; kept to be reaped
@@ -71,13 +73,20 @@ class Supervisor(OnCluster):
     """The one that starts and watches the workers of a store.
 
     `on_change(run_id)` is called after a run's state changed, outside of every lock, from the supervisor's thread or
-    the caller's. What it raises is logged.
+    the caller's. What it raises is logged. `make_room(kinds)` is called in the same way, now and then while runs wait
+    for memory of these kinds of device (`cpu`, `cuda`): whoever else holds some may let it go, and answers whether it
+    did.
     """
 
-    def __init__(self, home: Path | None = None, on_change: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path | None = None,
+        on_change: Callable[[str], None] | None = None,
+        make_room: Callable[[frozenset[str]], bool] | None = None,
+    ) -> None:
         self.home = (home or settings.home()).resolve()
         self.runs = self.home / "runs"
-        self._on_change = on_change
+        self._on_change, self._make_room = on_change, make_room
         self._lock = threading.RLock()
         self._file_lock = ownership.lock_of(self.home)
         self.after = AfterQueue(self.home)
@@ -87,6 +96,8 @@ class Supervisor(OnCluster):
         self._needs = {}
         self._anyway = set()
         self._said_at = 0.0
+        self._short_of = set()
+        self._next_room = 0.0
         self._seen: set[str] = set()
         self._changed: list[str] = []
         self._next_scan = 0.0
@@ -240,6 +251,7 @@ class Supervisor(OnCluster):
                 _log.exception("The supervisor met an error and goes on.")
                 pause = AFTER_ERROR_S
             self._tell()
+            self._ask_for_room()
             self._wake.wait(pause)
             self._wake.clear()
 
@@ -253,6 +265,7 @@ class Supervisor(OnCluster):
         if time.monotonic() >= self._next_scan:
             self._next_scan = time.monotonic() + SCAN_EVERY_S
             self._notice_foreign()
+        self._short_of = set()
         if not self._queue.paused:
             self._start_somewhere()
         self.after.look(busy=bool(self._active or self._queue.order))
@@ -267,6 +280,17 @@ class Supervisor(OnCluster):
                 self._on_change(run_id)  # type: ignore[misc]
             except Exception:  # noqa: BLE001 - the listener is not ours
                 _log.exception("What follows a change of run %s failed.", run_id)
+
+    def _ask_for_room(self) -> None:
+        short_of, now = frozenset(self._short_of), time.monotonic()
+        if self._make_room is None or not short_of or now < self._next_room:
+            return
+        self._next_room = now + ROOM_EVERY_S
+        try:
+            if self._make_room(short_of):
+                _log.info("Memory that a run waits for is being let go of.")
+        except Exception:  # noqa: BLE001 - whoever holds it is not ours, and the queue goes on without
+            _log.exception("Nobody could be asked for the memory that a run waits for.")
 
     # --- after a restart, and runs that others started
 

@@ -59,14 +59,14 @@ def test_several_a_gpu_where_that_is_set_by_what_each_has_yet_to_take() -> None:
 def test_memory_that_others_hold_is_waited_for_and_said() -> None:
     machine = [gpu(0, free=5), cpu()]
     found = choose(Need("auto", 9 * GB), [], machine, 500 * GB)
-    assert found == Wait("It needs about 9.0 GB of memory: 5.0 GB of 80.0 GB are free on H100.")
+    assert found == Wait("It needs about 9.0 GB of memory: 5.0 GB of 80.0 GB are free on H100.", "cuda")
     assert choose(Need("auto", 9 * GB), [], [gpu(0, free=10), cpu()], 500 * GB) == Start("cuda:0")
     assert choose(Need("auto", 9 * GB), [], machine, 500 * GB, anyway=True) == Start("cuda:0")
 
 
 def test_the_host_must_have_room_for_the_weights_too() -> None:
     found = choose(Need("auto", 9 * GB, 30 * GB), [], [gpu(0), cpu(free=20)], 500 * GB)
-    assert found == Wait("It needs about 30.0 GB of memory: 20.0 GB of 128.0 GB are free on this machine.")
+    assert found == Wait("It needs about 30.0 GB of memory: 20.0 GB of 128.0 GB are free on this machine.", "cpu")
 
 
 def test_what_no_waiting_would_bring_is_tried() -> None:

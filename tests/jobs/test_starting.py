@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from core import device
 from core.device import DeviceInfo
 from core.errors import QueueError
-from core.jobs import processes, starting
+from core.jobs import processes, starting, supervisor
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
 from core.jobs.supervisor import Supervisor
@@ -144,6 +146,55 @@ def test_a_run_waits_for_memory_says_so_and_others_go_on(
     machine.free["cuda:1"] = 40 * GB
     until(lambda: large.id in boss.view().running)
     until(lambda: boss.view().waits == {})
+
+
+def test_a_run_that_waits_for_memory_has_the_app_asked_for_it_now_and_then_and_starts_when_it_is_there(
+    boss: Supervisor, machine: Machine, queued: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[frozenset[str], bool]] = []
+
+    def make_room(kinds: frozenset[str]) -> bool:
+        other = threading.Thread(target=boss.view)  # it gets the supervisor's lock meanwhile
+        other.start()
+        other.join(30)
+        asked.append((kinds, other.is_alive()))
+        if len(asked) == 1:
+            raise RuntimeError("no answer")
+        if len(asked) == 3:  # the chat's last answer has ended
+            machine.free["cuda:1"] = 40 * GB
+        return len(asked) == 3
+
+    monkeypatch.setattr(supervisor, "ROOM_EVERY_S", 0.4)
+    monkeypatch.setattr(boss, "_make_room", make_room)
+    small = queued(needs=4)
+    until(lambda: boss.view().running == (small.id,))
+    assert asked == []
+    machine.free |= {"cuda:0": 6 * GB, "cuda:1": 5 * GB}
+    began = time.monotonic()
+    large = queued(needs=20)
+    until(lambda: large.id in boss.view().running)
+    assert time.monotonic() - began >= 0.8
+    assert asked == [(frozenset({"cuda"}), False)] * 3
+
+
+def test_nobody_is_asked_for_memory_for_a_disk_that_is_full_or_a_queue_that_is_paused(
+    boss: Supervisor, machine: Machine, queued: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[frozenset[str]] = []
+    monkeypatch.setattr(supervisor, "ROOM_EVERY_S", 0.0)
+    monkeypatch.setattr(boss, "_make_room", lambda kinds: bool(asked.append(kinds)))
+    machine.disk = 100 * 10**6
+    run = queued()
+    until(lambda: run.id in boss.view().waits)
+    boss.pause()
+    machine.disk = 50 * GB
+    machine.free |= {"cuda:0": GB, "cuda:1": GB}
+    time.sleep(3 * supervisor.POLL_S)
+    assert asked == []
+    boss.resume()
+    until(lambda: asked)
+    assert asked[0] == {"cuda"}
+    boss.pause()
 
 
 def test_a_run_that_waits_for_memory_can_be_started_all_the_same(
