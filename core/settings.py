@@ -8,7 +8,7 @@
 | ESPALIER_PRICE_PER_HOUR | what an hour of this machine costs, in any currency: studies say what they cost | not set |
 | ESPALIER_RUNS_PER_GPU | how many runs a GPU takes at once, while its memory suffices | 1 |
 | ESPALIER_CPU_RUNS | how many runs the CPU takes at once, while its memory suffices | one for every 8 cores |
-| ESPALIER_SILENT_MINUTES | after so long without progress a worker is ended and started again; 0: never | 30 |
+| ESPALIER_SILENT_MINUTES | a worker that did nothing for so long is ended and started again; 0: never | 30 |
 | ESPALIER_TOKEN | who gives it may use the app; needed, or a login, to listen beyond 127.0.0.1 | not set |
 | ESPALIER_USERS | who may use the app after Streamlit's login: `ann@x.org, @y.org`; `*` is everybody | not set |
 | ESPALIER_HOSTS | names that the app is reached under, besides this machine's: `prune.x.org` | not set |
@@ -103,7 +103,7 @@ def price_per_hour() -> float | None:
 
 
 def silent_minutes() -> float:
-    """After how many minutes without progress a worker is ended; 0: never. What is no number counts as the default."""
+    """After how many minutes of doing nothing a worker is ended; 0: never. What is no number counts as the default."""
     try:
         minutes = float(os.environ.get("ESPALIER_SILENT_MINUTES", ""))
     except ValueError:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 3  # starts in a row that finish nothing which the next one could use
 KILL_AFTER_S = 20.0
-STACKS_WITHIN_S = 1.0
+WAKES_WITHIN_S = 15.0
+"""A worker that does nothing may be woken by being asked where it stands: a read that hangs is tried again."""
 _log = logging.getLogger(__name__)
 
 
@@ -61,17 +62,23 @@ class Ending:
             active.kill_at = time.monotonic() + 1.0
 
     def _listen_to(self, active: "_Active") -> None:
-        """Let a worker that has fallen silent write where each of its threads stands; kill it if it stays silent."""
-        silence, now = active.silence, time.monotonic()
-        if not silence.too_long(active.directory.recorded()):
-            silence.end_at = None
+        """Let a worker that does nothing write where each of its threads stands; kill it if that does not wake it.
+
+        Only one that a supervisor started, at a place: what runs in somebody's terminal is theirs.
+        """
+        silence, now, status = active.silence, time.monotonic(), active.directory.recorded()
+        if active.process is None and not status.place:
+            return
+        if not silence.too_long(status, lambda: processes.effort(self._process_of(active))):
+            silence.end_at, silence.over = None, False
         elif silence.end_at is None:
-            _log.error("Run %s has fallen silent.", active.directory.id)
-            silence.end_at = now + STACKS_WITHIN_S
+            _log.error("Run %s does nothing: its worker is asked where it stands.", active.directory.id)
+            silence.end_at, silence.over = now + WAKES_WITHIN_S, True
             if (process := self._process_of(active)) is not None:
                 processes.ask_for_stacks(process)
         elif now > silence.end_at and (process := self._process_of(active)) is not None:
-            silence.over = True
+            _log.error("Run %s still does nothing: its worker is killed.", active.directory.id)
+            silence.end_at = now + WAKES_WITHIN_S
             processes.kill_group(process)
 
     def _settle(self, active: "_Active", code: int | None, why: tuple[str, str] | None = None) -> None:
@@ -92,9 +99,8 @@ class Ending:
             elif status.state is State.WAITING and status.attempt > active.attempt:
                 again = True  # it was brought back already, but the queue's file could not be written
             else:
-                again = self._bring_back(
-                    active, attempt, why or self._end_of(active, code), processes.cause_of_end(code)
-                )
+                cause = "" if active.silence.over else processes.cause_of_end(code)
+                again = self._bring_back(active, attempt, why or self._end_of(active, code), cause)
         waited = self._queue.remove(run_id)
         if again:
             self._queue.add(run_id, first=True)

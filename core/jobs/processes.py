@@ -14,6 +14,7 @@ from core import settings
 from core.device import visible_name
 from core.jobs import places
 from core.jobs.rundir import RunDirectory
+from core.jobs.silence import Effort
 
 DISK_FULL = 75
 """Exit code of a worker whose disk had no room for its last word (EX_TEMPFAIL of sysexits.h)."""
@@ -75,6 +76,25 @@ def ask_for_stacks(process: psutil.Process) -> None:
     """Let a worker write to its log what every thread is at; it needs no working interpreter for that."""
     with suppress(psutil.Error):
         process.send_signal(signal.SIGUSR1)
+
+
+def effort(process: psutil.Process | None) -> Effort | None:
+    """What a process and its children have done so far; None where it cannot be asked.
+
+    `written` is 0 where the system does not count it.
+    """
+    if process is None:
+        return None
+    seconds = written = 0.0
+    try:
+        for each in (process, *process.children(recursive=True)):
+            times = each.cpu_times()
+            seconds += times.user + times.system
+            with suppress(AttributeError, psutil.AccessDenied):
+                written += each.io_counters().write_chars
+    except psutil.Error:
+        return None
+    return Effort(seconds, written)
 
 
 def kill_group(process: psutil.Process) -> None:

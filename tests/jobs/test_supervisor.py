@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ def test_a_worker_that_falls_silent_says_where_it_stands_and_its_run_goes_on(
 ) -> None:
     """The text is a pipe that nobody writes to: who opens it waits for ever, while the heartbeat goes on."""
     monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0.1")
+    monkeypatch.setattr(ending, "WAKES_WITHIN_S", 0.2)
     run = run_of(experiment())
     written = text.rename(text.with_name("written.txt"))
     os.mkfifo(text)
@@ -176,6 +178,7 @@ def test_a_worker_that_falls_silent_says_where_it_stands_and_its_run_goes_on(
     until(lambda: run.status().unit == "checks")
     boss.pause()
     until(lambda: told)
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0")
     written.rename(text)
     boss.resume()
     until(lambda: run.status().state.finished, 60)
@@ -188,35 +191,62 @@ def test_a_worker_that_the_machine_stopped_is_ended_and_started_again(
     make: Any, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0.1")
-    boss = make()
+    monkeypatch.setattr(ending, "WAKES_WITHIN_S", 0.5)
+    told: set[str] = set()
     run = run_of(experiment(slow=True))
+    boss = make(on_change=lambda _: told.update(filter(None, [(run.read_state() or {}).get("reason")])))
     boss.enqueue(run.id)
     until(lambda: progresses(run))
     os.kill(run.status().pid, signal.SIGSTOP)
+    until(lambda: told, 60)
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0")
+    assert told == {"The worker did nothing for 0 min and was ended."}
     until(lambda: run.status().attempt == 2 and run.status().state is State.RUNNING, 60)
     boss.cancel(run.id)
     until(lambda: run.status().state is State.CANCELLED, 30)
 
 
-def test_silence_counts_from_the_last_word_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
+def test_silence_counts_from_the_last_word_or_work_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, did = [0.0], [silence.Effort(0.0, 0)]
     monkeypatch.setattr(silence.time, "monotonic", lambda: clock[0])
-    watched = silence.Silence(since=0.0)
+    watched = silence.Silence(since=0.0, _looked=0.0)
 
-    def at(minutes: float, spoke: str) -> bool:
-        clock[0] = 60 * minutes
-        return watched.too_long(RunStatus("x", State.RUNNING, spoke=spoke))
+    def until_minute(minute: float, spoke: str, processor_share: float = 0.001) -> bool:
+        said = False
+        while clock[0] < 60 * minute:
+            clock[0] += 5
+            did[0] = silence.Effort(did[0].processor_s + 5 * processor_share, did[0].written + 5 * 100)
+            said = watched.too_long(RunStatus("x", State.RUNNING, spoke=spoke), lambda: did[0])
+        return said
 
-    assert not at(0, "a")
-    assert not at(29, "a")
-    assert not at(29.9, "b")
-    assert not at(59, "b")
-    assert at(60, "b")
+    assert not until_minute(29, "a")
+    assert not until_minute(50, "b")
+    assert not until_minute(75, "b", processor_share=0.5)  # it tells nothing and works
+    assert not until_minute(100, "b")
+    assert until_minute(107, "b")
     assert watched.why() is None  # nobody ended it yet
     watched.over = True
-    assert watched.why()[0] == "The worker did nothing for 30 min and was ended."
+    assert watched.why()[0] == "The worker did nothing for 32 min and was ended."
+    clock[0] += 3600  # app and worker were held, as in a container that was paused
+    assert not watched.too_long(RunStatus("x", State.RUNNING, spoke="b"), lambda: did[0])
     monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0")
-    assert not at(6000, "b")
+    assert not until_minute(6000, "b")
+
+
+def test_a_run_in_somebodys_terminal_is_left_alone_however_long_it_does_nothing(
+    make: Any, experiment: Any, run_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch, start: Any
+) -> None:
+    monkeypatch.setenv("ESPALIER_SILENT_MINUTES", "0.02")
+    monkeypatch.setattr(ending, "WAKES_WITHIN_S", 0.1)
+    run = run_of(experiment())
+    held = "from core.jobs.rundir import RunDirectory; import sys, time\nd = RunDirectory(sys.argv[1])\n" \
+           "with d.lock(): print('held', flush=True); time.sleep(600)"  # fmt: skip
+    process = start("-c", held, str(run.path))
+    assert process.stdout.readline() == "held\n"
+    boss = make()
+    until(lambda: run.id in boss.view().running)
+    time.sleep(4)
+    assert process.poll() is None
 
 
 APP = """
