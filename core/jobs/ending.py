@@ -55,7 +55,7 @@ class Ending:
             self._settle(active, code, active.silence.why())
         elif active.kill_at is None:
             self._listen_to(active)
-        elif active.kill_at is not None and time.monotonic() > active.kill_at:
+        elif time.monotonic() > active.kill_at:
             if (process := self._process_of(active)) is not None:
                 processes.kill_group(process)
                 active.forced = True

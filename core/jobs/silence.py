@@ -50,8 +50,7 @@ class Silence:
         now, most = time.monotonic(), settings.silent_minutes()
         gap, self._looked = now - self._looked, now
         if status.spoke != self.spoke or gap > GAP_S or most <= 0:
-            self.spoke = status.spoke
-            self._moved(now)
+            self.spoke, self.since, self._effort = status.spoke, now, None
         elif self._effort is None:
             self._effort = (now, effort())
         elif now - self._effort[0] >= min(LOOK_EVERY_S, 15 * most):
@@ -60,9 +59,6 @@ class Silence:
                 self.since = now
         self.minutes = (now - self.since) / 60
         return 0 < most <= self.minutes
-
-    def _moved(self, now: float) -> None:
-        self.since, self._effort = now, None
 
     def why(self) -> tuple[str, str] | None:
         """Reason and advice for a worker that was ended for it; None for others."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import streamlit as st
 
 from core import glossary
+from core.errors import DiskFullError
 from core.service import Service, get_service
 from pages._parts import theme
 
@@ -93,4 +95,5 @@ def _end(service: Service) -> None:
     """The tour is not offered again in this home."""
     st.session_state.pop(STEP, None)
     if not service.read_only:
-        service.preferences.write(**{SEEN: "seen"})
+        with suppress(DiskFullError):  # then it is offered again
+            service.preferences.write(**{SEEN: "seen"})

@@ -207,7 +207,10 @@ def _price(service: Service) -> None:
 
 
 def _set_price(service: Service) -> None:
-    service.preferences.set_price_per_hour(st.session_state["studies_price"])
+    try:
+        service.preferences.set_price_per_hour(st.session_state["studies_price"])
+    except EspalierError as error:
+        st.session_state["studies_error"] = str(error)
 
 
 def _runs(study: Any, preview: Any, status: Any) -> None:
