@@ -176,11 +176,12 @@ def answer_html(
 
     `said` is HTML in place of the text (token lens, word diff); `most` the characters that are shown.
     """
+    state = answer.state  # before the text: another thread writes both, and what is drawn as ended must be whole
     text = answer.text if most is None else answer.text[:most]
     body = html(text) if said is None else said
     if not text:
         quiet = {"waiting": "", "failed": "", "stopped": "Stopped before the first word."}.get(
-            answer.state, "" if answer.state == "streaming" or most is not None else
+            state, "" if state == "streaming" or most is not None else
             "The model ended at once, without a word.",
         )  # fmt: skip
         body = f'<span class="esp-chat-quiet">{quiet}</span>' if quiet else ""
@@ -189,7 +190,7 @@ def answer_html(
     mark = '<span class="esp-chosen">chosen</span>' if chosen else ""
     hidden = name is not None
     return (
-        f'<article class="esp-answer esp-answer-{answer.state}">'
+        f'<article class="esp-answer esp-answer-{state}">'
         f'<p class="esp-chat-who"><b>{who}</b>{about}{mark}</p>'
         f'<div class="esp-said" dir="auto">{body}</div>{_trouble(answer, hidden=hidden)}'
         f'<p class="esp-chat-foot">{html(blind_footer(answer) if hidden else footer(answer))}</p></article>'

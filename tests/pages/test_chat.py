@@ -183,3 +183,24 @@ def test_the_line_beneath_says_speed_first_and_how_the_answer_ended() -> None:
 def test_an_answer_without_a_word_says_so() -> None:
     assert "The model ended at once, without a word." in answer_html(made("", "done", tokens=1))
     assert "Stopped before the first word." in answer_html(made("", "stopped"))
+
+
+class Ending(Answer):
+    """The worker's last two events arrive between the page's first look at an answer and its second."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in ("text", "state") and not vars(self).get("over"):
+            vars(self)["over"] = True
+            self.hear(Piece(id="1", text=" whole", tokens=2, seconds=0.1))
+            self.hear(Finished(id="1", reason="cancelled"))
+        return found
+
+
+def test_an_answer_that_ends_while_it_is_drawn_is_drawn_as_ended_with_its_whole_text_only() -> None:
+    answer = Ending(Source(key="k", title="T", name="n"))
+    vars(answer).update(text="not", state="streaming")
+    first, then = answer_html(answer), answer_html(answer)
+    assert "esp-answer-stopped" not in first or "not whole" in first
+    assert "esp-answer-stopped" in then
+    assert ">not whole<" in then
