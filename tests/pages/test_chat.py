@@ -193,7 +193,7 @@ class Ending(Answer):
         if name in ("text", "state") and not vars(self).get("over"):
             vars(self)["over"] = True
             self.hear(Piece(id="1", text=" whole", tokens=2, seconds=0.1))
-            self.hear(Finished(id="1", reason="cancelled"))
+            self.hear(Finished(id="1", reason="cancelled", stats=None))
         return found
 
 
