@@ -17,7 +17,7 @@ from core.device import resolve_dtype
 from core.errors import InputError
 from core.models.loading import load_directory
 from core.models.saving import save, verify
-from core.progress import Progress
+from core.progress import Progress, while_it_lasts
 from core.recovery.distillation import Objective
 from core.recovery.generated import DOCUMENTS, generated
 from core.recovery.lora import PARTS, attach, linear_names, merge
@@ -94,7 +94,7 @@ def recover(
     if choice.kind == "distillation" or choice.data.corpus == GENERATED:
         teacher = dense(work)[0]
     model, tokenizer = load_directory(pruned.folder, device=device, dtype=work, progress=progress("load"))
-    data = _material(choice, teacher, tokenizer, fingerprint, seed, cache, progress("write text"))
+    data = _material(choice, teacher, tokenizer, fingerprint, seed, cache, progress)
     if choice.kind != "distillation":
         teacher = None
         _free()
@@ -129,7 +129,13 @@ def _training_dtype(choice: "Recovery", dtype: str, device: str) -> str:
 
 
 def _material(
-    choice: "Recovery", teacher: Any, tokenizer: Any, fingerprint: str, seed: int, cache: Path, progress: Progress
+    choice: "Recovery",
+    teacher: Any,
+    tokenizer: Any,
+    fingerprint: str,
+    seed: int,
+    cache: Path,
+    progress: Callable[[str], Progress],
 ) -> Material:
     written: Sequence[Sequence[int]] | None = None
     if choice.data.corpus == GENERATED:
@@ -141,10 +147,14 @@ def _material(
             length=choice.cutoff,
             seed=seed,
             folder=cache / "generated",
-            progress=progress,
+            progress=progress("write text"),
         )
-    return material(
-        choice.data, tokenizer, length=choice.cutoff, validation=choice.validation, seed=seed, generated=written
+    tell = progress("read text")
+    return while_it_lasts(
+        lambda: material(
+            choice.data, tokenizer, length=choice.cutoff, validation=choice.validation, seed=seed, generated=written
+        ),
+        lambda: tell(0, 1, "texts"),
     )
 
 

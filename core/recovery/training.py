@@ -173,8 +173,9 @@ def _attempt(
     trainer = _Trainer(objective, rate, model=model, args=arguments, train_dataset=material.train, data_collator=_stack)
     trainer.label_names = []
     trainer.remove_callback(PrinterCallback)
-    watch = Watch(trainer, clock, curve, lambda: validate(objective, model, material.validation, micro))
+    watch = Watch(trainer, clock, curve, lambda: validate(objective, model, material.validation, micro, watch.tick))
     watch.progress, watch.row_tokens = progress, material.train.tokens / len(material.train)
+    watch.told = step, steps, "steps"
     trainer.add_callback(watch)
     if last is not None:
         watch.go_on(Path(last))
@@ -219,8 +220,10 @@ def _stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def validate(objective: Objective, model: nn.Module, rows: Rows | None, micro: int) -> float | None:
-    """−log q of the validation rows' learned tokens, nats a token; None without rows."""
+def validate(
+    objective: Objective, model: nn.Module, rows: Rows | None, micro: int, tick: Callable[[], None] = lambda: None
+) -> float | None:
+    """−log q of the validation rows' learned tokens, nats a token; None without rows. `tick` after each micro-batch."""
     if rows is None or rows.tokens == 0:
         return None
     was = model.training
@@ -231,6 +234,7 @@ def validate(objective: Objective, model: nn.Module, rows: Rows | None, micro: i
             batch = {name: value[start : start + micro] for name, value in _all(rows).items()}
             nll, tokens = objective.nll(batch)
             total, count = total + nll, count + tokens
+            tick()
         return total / count
     finally:
         model.train(was)

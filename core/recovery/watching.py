@@ -59,6 +59,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: "_Trainer", clock: Clock, curve: Curve, validate: Callable[[], float | None]) -> None:
         self.trainer, self.clock, self.curve, self.validate = trainer, clock, curve, validate
         self.progress: Progress = lambda _done, _total, _unit: None
+        self.told: tuple[float, float, str] = (0, 1, "steps")
         self.row_tokens = 0.0  # learned tokens in a row, on average
         self.first: list[float] = []
         self.recent: deque[float] = deque(maxlen=FIRST_STEPS)
@@ -76,9 +77,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Progress in steps, or in seconds where the time allowed ends it sooner."""
         done, steps, limit = state.global_step + part, state.max_steps, self.clock.limit
         if limit is not None and self.clock.share > done / steps:
-            self.progress(min(self.clock.seconds, limit), limit, "s")
+            self.told = min(self.clock.seconds, limit), limit, "s"
         else:
-            self.progress(min(done, steps), steps, "steps")
+            self.told = min(done, steps), steps, "steps"
+        self.tick()
+
+    def tick(self) -> None:
+        """Say once more where it stands: a validation moves no step, and is cancelled all the same."""
+        self.progress(*self.told)
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         self.clock.start()

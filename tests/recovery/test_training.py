@@ -200,6 +200,30 @@ def test_one_that_was_killed_after_its_minutes_is_not_trained_much_further(tiny_
     assert again.stopped == done.stopped
 
 
+@pytest.mark.parametrize("validation", [1, 2])  # before the first step, and between two
+def test_a_validation_is_cancelled_after_the_batch_that_it_is_in(
+    tiny_llama: Any, tmp_path: Path, validation: int
+) -> None:
+    model = tiny_llama()
+    objective, batches, asked = Objective(model), [0], 2 * validation - 1  # of two rows, one in each batch
+
+    def nll(batch: Any) -> tuple[float, int]:
+        batches[0] += 1
+        return objective.nll(batch)
+
+    def watched(batch: Any) -> torch.Tensor:
+        return objective(batch)
+
+    def stop(*_: Any) -> None:
+        if batches[0] >= asked:
+            raise Cancelled
+
+    watched.nll, watched.student, watched.teacher = nll, model, None
+    with pytest.raises(Cancelled):
+        run(model, choice(micro_batch=1), tmp_path, objective=watched, progress=stop)
+    assert batches[0] == asked
+
+
 def test_full_weights_of_a_masked_model_keep_their_zeros(tiny_llama: Any, tmp_path: Path) -> None:
     from core.recovery.recover import Pruned, _trainable
 
