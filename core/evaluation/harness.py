@@ -155,12 +155,6 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         return result
 
 
-def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
-    """Spaces at the context's end belong to the continuation, as in the stock class."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
-
-
 def _words_whole(context: str, continuation: str) -> tuple[str, str]:
     """Spaces that end the context begin the continuation, as in the stock class: words keep their tokens."""
     kept = context.rstrip()
