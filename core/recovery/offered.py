@@ -104,7 +104,7 @@ def _decoded(start: bytes, path: str) -> None:
 def _first_row(start: bytes, path: str) -> dict[str, Any]:
     line = next(line for line in start.splitlines() if line.strip())
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
     except ValueError:
         row = None
     if not isinstance(row, dict):

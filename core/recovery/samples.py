@@ -7,6 +7,7 @@ makes the attention mask from that. The first token of a document is never learn
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from core import settings
 from core.data import texts
 from core.data.corpora import resolve_split
 from core.errors import DataError
+from core.recovery.conversations import chat, conversation, instruction, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 GENERATED = "generated"
 INSTRUCTIONS = {"alpaca-cleaned": "yahma/alpaca-cleaned"}
 """Instruction sets by the names that people know, and where the hub has them."""
+_MESSAGES = {"instructions": instruction, "chat": chat}
 _OPEN_ROWS = 64  # rows that a document may still be put into
 
 
@@ -34,6 +37,8 @@ class Document:
 
     ids: tuple[int, ...]
     learned: tuple[bool, ...]
+    source: int = 0
+    """Number of the text or the row that it is of, or a part of."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +94,16 @@ def material(
     order.shuffle(documents)
     if choice.max_samples is not None:
         documents = documents[: choice.max_samples]
-    kept = round(validation * len(documents)) if len(documents) > 1 else 0
-    kept = max(kept, 1) if validation > 0 and len(documents) > 1 else kept
+    learned, judged = _split(documents, validation)
     pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
-    train = pack(documents[kept:], length, pad)
-    held = pack(documents[:kept], length, pad) if kept else None
+    train = pack(learned, length, pad)
+    held = pack(judged, length, pad) if judged else None
     digest = hashlib.sha256(train.ids.numpy().tobytes() + train.learned.numpy().tobytes()).hexdigest()
     info = {
         "data": _name(choice),
         "format": choice.format,
-        "documents": len(documents) - kept,
-        "validation_documents": kept,
+        "documents": len(learned),
+        "validation_documents": len(judged),
         "rows": len(train),
         "length": length,
         "tokens": train.tokens,
@@ -107,6 +111,29 @@ def material(
         "sha256": digest,
     }
     return Material(train, held, info)
+
+
+def _split(documents: Sequence[Document], share: float) -> tuple[list[Document], list[Document]]:
+    """(documents to learn from, documents to judge by): about that share, at least one, in whole texts.
+
+    Pieces of one text stay on one side, unless there is no other text.
+    """
+    if share <= 0 or len(documents) < 2:
+        return list(documents), []
+    wanted = min(max(1, round(share * len(documents))), len(documents) - 1)
+    sizes = Counter(each.source for each in documents)  # in the order of the shuffled documents
+    if len(sizes) == 1:
+        return list(documents[wanted:]), list(documents[:wanted])
+    judged, room = set(), wanted
+    for source, size in sizes.items():
+        if size <= room:
+            judged.add(source)
+            room -= size
+    judged = judged or {min(sizes, key=sizes.__getitem__)}
+    return (
+        [each for each in documents if each.source not in judged],
+        [each for each in documents if each.source in judged],
+    )
 
 
 def pack(documents: Sequence[Document], length: int, pad: int) -> Rows:
@@ -160,29 +187,26 @@ def _documents(
         tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in _texts(choice))
         yield from _pieces(tokens, length)
     else:
-        make = _instruction if choice.format == "instructions" else _messages
         for number, row in enumerate(_rows(choice), start=1):
-            messages = make(row, f"Row {number} of {_name(choice)}")
-            document = _conversation(messages, tokenizer, length)
-            if any(document.learned[1:]):
-                yield document
+            where = f"Row {number} of {_name(choice)}"
+            for ids, learned in conversation(_MESSAGES[choice.format](row, where), tokenizer, where):
+                if any(learned[1:length]):
+                    yield Document(tuple(ids[:length]), tuple(learned[:length]), number)
 
 
 def _pieces(documents: Iterable[Sequence[int]], length: int) -> Iterator[Document]:
     """Documents cut into pieces of at most `length` tokens; a piece of one token holds nothing to learn."""
-    for ids in documents:
+    for number, ids in enumerate(documents):
         for start in range(0, len(ids), length):
             piece = tuple(ids[start : start + length])
             if len(piece) > 1:
-                yield Document(piece, (True,) * len(piece))
+                yield Document(piece, (True,) * len(piece), number)
 
 
 def _texts(choice: "RecoveryData") -> list[str]:
     if choice.path is not None:
         if Path(choice.path).suffix.lower() in {".jsonl", ".ndjson"}:
-            return [
-                _text_of(row, f"Row {n} of {_name(choice)}", "text") for n, row in enumerate(_rows(choice), start=1)
-            ]
+            return [text_of(row, f"Row {n} of {_name(choice)}", "text") for n, row in enumerate(_rows(choice), start=1)]
         return [texts.file_text(choice.path, texts.file_bytes(choice.path))]
     name = choice.corpus or "passages"
     if name == "passages":
@@ -193,11 +217,15 @@ def _texts(choice: "RecoveryData") -> list[str]:
 
 def _rows(choice: "RecoveryData") -> Iterator[Mapping[str, Any]]:
     if choice.path is not None:
-        for number, line in enumerate(texts.file_bytes(choice.path).decode("utf-8").splitlines(), start=1):
+        for number, line in enumerate(texts.file_bytes(choice.path).split(b"\n"), start=1):  # \u2028 ends no line
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"Line {number} of {_name(choice)} is no UTF-8 text.", "Convert the file to UTF-8."
+                ) from error
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"Line {number} of {_name(choice)} is no JSON: {error.msg}.", "Write one JSON object a line."
@@ -226,97 +254,6 @@ def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
 def row_check(row: Mapping[str, Any], format_: str, where: str) -> None:
     """DataError where a row is not of its format."""
     if format_ == "text":
-        _text_of(row, where, "text")
+        text_of(row, where, "text")
     else:
-        (_instruction if format_ == "instructions" else _messages)(row, where)
-
-
-def _text_of(row: Mapping[str, Any], where: str, key: str, *, needed: bool = True) -> str:
-    value = row.get(key)
-    if value is None and not needed:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where} has no text under `{key}` (its keys: {', '.join(map(str, row)) or 'none'}).",
-            "Choose the format that the file has: recovery.data.format.",
-        )
-    return value
-
-
-def _instruction(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    """{instruction, input, output} as a question and an answer."""
-    asked = _text_of(row, where, "instruction")
-    more = _text_of(row, where, "input", needed=False)
-    question = f"{asked}\n\n{more}" if more.strip() else asked
-    return [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": _text_of(row, where, "output")},
-    ]
-
-
-def _messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
-    """Chat messages, under `messages` or `conversations`."""
-    found = row.get("messages", row.get("conversations"))
-    good = isinstance(found, list) and all(
-        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
-        for each in found
-    )
-    if not good or found is None:
-        raise DataError(
-            f"{where} has no list `messages` of {{role, content}}.",
-            "Choose the format that the file has: recovery.data.format.",
-        )
-    return [{"role": each["role"], "content": each["content"]} for each in found]
-
-
-def _conversation(messages: list[dict[str, str]], tokenizer: Any, length: int) -> Document:
-    """Tokens of a conversation as the model's own chat template frames it; what the assistant says is learned.
-
-    Without a template roles are headings, and the end token follows each answer.
-    """
-    framed = _templated if getattr(tokenizer, "chat_template", None) else _headed
-    ids: list[int] = []
-    learned: list[bool] = []
-    for tokens, mine in framed(messages, tokenizer):
-        ids += tokens
-        learned += [mine] * len(tokens)
-    return Document(tuple(ids[:length]), tuple(learned[:length]))
-
-
-def _templated(messages: list[dict[str, str]], tokenizer: Any) -> Iterator[tuple[list[int], bool]]:
-    """(tokens, whether they are learned) of stretches of the templated text.
-
-    The text up to an answer is the template with its prompt for one; what an answer adds to that is learned. A template
-    that changes what stood before would make that untrue: then only the text after the last common place counts.
-    """
-
-    def text(upto: int, *, prompt: bool) -> str:
-        made: str = tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=prompt)
-        return made
-
-    done = ""
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, after = text(number, prompt=True), text(number + 1, prompt=False)
-        if not (before.startswith(done) and after.startswith(before)):
-            continue
-        yield _tokens(tokenizer, before[len(done) :]), False
-        yield _tokens(tokenizer, after[len(before) :]), True
-        done = after
-
-
-def _headed(messages: list[dict[str, str]], tokenizer: Any) -> Iterator[tuple[list[int], bool]]:
-    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    for message in messages:
-        heading = _tokens(tokenizer, f"### {message['role'].capitalize()}:\n")
-        yield heading, False
-        if message["role"] == "assistant":
-            yield _tokens(tokenizer, message["content"]) + end, True
-        else:
-            yield _tokens(tokenizer, message["content"] + "\n\n"), False
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+        _MESSAGES[format_](row, where)

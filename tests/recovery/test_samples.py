@@ -91,6 +91,98 @@ def test_without_a_template_headings_frame_it_and_the_end_token_is_learned(tiny_
     assert tokenizer.decode(learned[:-1]).replace(" ", "") == "three"
 
 
+@pytest.fixture
+def spaced_tokenizer() -> Any:
+    """As Llama's: every text that is tokenised by itself begins with a space of its own."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "<unk>", "▁", ":", "\n", *map(chr, range(97, 123))]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    return fast
+
+
+def test_an_answer_is_learned_in_the_tokens_that_follow_its_prompt_when_somebody_asks(
+    spaced_tokenizer: Any, tmp_path: Path
+) -> None:
+    """The prompt as chat tokenises it, then the answer: no space between them that nobody wrote."""
+    path = write(tmp_path / "rows.jsonl", [{"instruction": "add", "output": "three"}])
+    made = material(RecoveryData(path=path, format="instructions"), spaced_tokenizer, length=64, validation=0, seed=0)
+    question = [{"role": "user", "content": "add"}]
+    prompt = spaced_tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    ids, learned = made.train.ids[0].tolist(), made.train.learned[0].tolist()
+    assert ids[: len(prompt)] == prompt
+    assert not any(learned[: len(prompt)])
+    answer = [token for token, mine in zip(ids, learned, strict=True) if mine]
+    assert spaced_tokenizer.convert_ids_to_tokens(answer) == [*"three", "</s>"]
+
+
+THOUGHT = (  # an earlier answer loses its thought once there is a later one, as with Qwen3
+    "{% for m in messages %}{{ m['role'] }}:"
+    "{% if m['role'] == 'assistant' and loop.last %}??{% endif %}{{ m['content'] }};{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+PROMPTED = (  # the prompt opens a thought that an answer in the data does not have
+    "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}"
+    "{% if add_generation_prompt %}assistant:??{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "documents"),
+    [
+        (
+            THOUGHT,
+            [("user:hi;assistant:??yes;", "??yes;"), ("user:hi;assistant:yes;user:more;assistant:??no;", "??no;")],
+        ),
+        (PROMPTED, [("user:hi;assistant:yes;user:more;assistant:no;", "yes;no;")]),
+    ],
+)
+def test_every_answer_is_learned_whatever_the_template_makes_of_earlier_ones(
+    tiny_tokenizer: Any, tmp_path: Path, template: str, documents: list[tuple[str, str]]
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    turns = [("user", "hi"), ("assistant", "yes"), ("user", "more"), ("assistant", "no")]
+    path = write(tmp_path / "rows.jsonl", [{"messages": [{"role": r, "content": c} for r, c in turns]}])
+    made = material(RecoveryData(path=path, format="chat"), tokenizer, length=96, validation=0, seed=0)
+    assert sorted(decoded(tokenizer, made.train)) == sorted(documents)
+
+
+def test_a_row_that_the_template_refuses_is_named(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    path = write(tmp_path / "rows.jsonl", [{"instruction": "add", "output": "three"}])
+    with pytest.raises(DataError, match=r"Row 1 of rows.jsonl does not fit .* roles must alternate"):
+        material(RecoveryData(path=path, format="instructions"), tokenizer, length=64, validation=0, seed=0)
+
+
+def test_pieces_of_one_text_are_learned_or_judged_by_never_both(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"text": chr(97 + i) * 20} for i in range(10)]
+    choice = RecoveryData(path=write(tmp_path / "rows.jsonl", rows), format="text")
+    for seed in range(5):
+        made = material(choice, tiny_tokenizer(), length=8, validation=0.2, seed=seed)
+        assert made.validation is not None
+        learned, judged = ({*each.ids[each.learned].tolist()} for each in (made.train, made.validation))
+        assert (len(learned), len(judged)) == (8, 2)
+        assert not learned & judged
+
+
+def test_text_of_one_document_alone_is_split_into_its_pieces(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("abcdefgh" * 10)
+    made = material(RecoveryData(path=str(path)), tiny_tokenizer(), length=8, validation=0.99, seed=0)
+    assert (made.info["documents"], made.info["validation_documents"]) == (1, 9)
+
+
 def test_text_is_cut_into_pieces_and_split_by_document_with_the_seed(tiny_tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"text": chr(97 + i) * 20} for i in range(10)]
     choice = RecoveryData(path=write(tmp_path / "rows.jsonl", rows), format="text")
@@ -129,6 +221,23 @@ def test_bad_files_are_answered_with_what_and_where(
     path.write_text(text + "\n")
     with pytest.raises(DataError, match=said):
         material(RecoveryData(path=str(path), format=form), tiny_tokenizer(), length=32, validation=0, seed=0)
+
+
+def test_a_line_separator_within_a_text_and_a_mark_at_the_start_of_the_file_end_no_row(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "ab\u2028cd"}, {"text": "ef\x85gh"}]
+    path.write_text("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), newline="")
+    made = material(RecoveryData(path=str(path)), tiny_tokenizer(), length=16, validation=0, seed=0)
+    assert made.info["documents"] == 2
+
+
+def test_a_row_that_is_no_utf8_is_named(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "abc"}\n{"text": "\xff"}\n')
+    with pytest.raises(DataError, match=r"Line 2 of rows.jsonl is no UTF-8"):
+        material(RecoveryData(path=str(path)), tiny_tokenizer(), length=16, validation=0, seed=0)
 
 
 def test_an_instruction_set_of_the_hub_is_refused_offline(tiny_tokenizer: Any) -> None:
