@@ -7,13 +7,14 @@ model would, at temperature 1.
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from transformers import GenerationConfig
 
 from core.data import texts
 from core.device import info, resolve_dtype
@@ -22,7 +23,7 @@ from core.progress import Progress
 
 DOCUMENTS = 2048  # where nobody asks for a number
 PROMPT = 16  # tokens taken from a passage
-VERSION = "v2"
+VERSION = "v3"
 WAIT_S = 0.5
 _AT_ONCE = {"cpu": 16, "cuda": 1024}
 
@@ -40,17 +41,23 @@ def generated(
 ) -> list[list[int]]:
     """Token ids of documents of at most `length` tokens by the model; from `folder` if it wrote them before.
 
-    The same model, device, dtype and seed give the same text. Of several runs that want the same text one writes it.
+    The same model, number format, seed and number of rows at once give the same text on the same device. Of several
+    runs that want the same text one writes it.
     """
-    device = str(model.device)
-    what = [VERSION, fingerprint, device.partition(":")[0], str(model.dtype), documents, length, PROMPT, seed]
+    prompts = _prompts(tokenizer, documents, seed)
+    dtype = _dtype(model)
+    at_once = _rows(model, dtype, length)
+    told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    device = str(model.device).partition(":")[0]
+    what = [VERSION, fingerprint, device, str(dtype), at_once, sorted(_ends(model, tokenizer)), length, seed, told]
     file = folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with _alone(file, progress, documents):
         if file.is_file():
             found: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
             return found
-        made = _written(model, tokenizer, documents, length, seed, progress)
+        with _writer(model, dtype) as writer:
+            made = _written(writer, tokenizer, prompts, length, at_once, seed, progress)
         write_atomic(file, json.dumps(made))
     return made
 
@@ -71,15 +78,21 @@ def _alone(file: Path, progress: Progress, documents: int) -> Iterator[None]:
         lock.release()
 
 
-def _written(model: Any, tokenizer: Any, documents: int, length: int, seed: int, progress: Progress) -> list[list[int]]:
-    prompts = _prompts(tokenizer, documents, seed)
+def _written(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    at_once: int,
+    seed: int,
+    progress: Progress,
+) -> list[list[int]]:
     made: list[list[int]] = []
-    writer = _writer(model)
-    at_once = _rows(writer, length)
-    ends = tokenizer.eos_token_id
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    documents, ends = len(prompts), _ends(model, tokenizer)
+    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, *sorted(ends))
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
         for start in range(0, documents, at_once):
             some = torch.tensor(prompts[start : start + at_once], device=model.device)
 
@@ -88,7 +101,7 @@ def _written(model: Any, tokenizer: Any, documents: int, length: int, seed: int,
                 return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
             with torch.inference_mode():
-                answers = writer.generate(
+                answers = model.generate(
                     input_ids=some,
                     attention_mask=torch.ones_like(some),
                     do_sample=True,
@@ -96,27 +109,46 @@ def _written(model: Any, tokenizer: Any, documents: int, length: int, seed: int,
                     top_k=0,
                     top_p=1.0,
                     max_new_tokens=max(1, length - PROMPT),
-                    pad_token_id=ends if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                    eos_token_id=sorted(ends) or None,
+                    pad_token_id=next((each for each in pads if each is not None), None),
                     # One that grows is allocated anew at each token, in sizes that never fit again.
                     cache_implementation="static",
                     disable_compile=True,
                     stopping_criteria=[step],
                 )
             made += [_cut(row, ends) for row in answers.tolist()]
-    finally:
-        torch.set_rng_state(state)
     progress(documents, documents, "documents")
     return made
 
 
-def _writer(model: Any) -> Any:
-    """The model in the half precision that its GPU has, which writes twice as fast; itself where that does not fit."""
-    if model.device.type == "cpu" or model.dtype != torch.float32:
-        return model
-    size = sum(each.nbytes for each in model.parameters())
-    if info(str(model.device)).free_bytes < size:
-        return model
-    return copy.deepcopy(model).to(getattr(torch, resolve_dtype("auto", str(model.device))))
+def _dtype(model: Any) -> torch.dtype:
+    """The half precision that a GPU has, which writes twice as fast; the model's own where a copy does not fit."""
+    own: torch.dtype = model.dtype
+    if model.device.type == "cpu" or own != torch.float32:
+        return own
+    if info(str(model.device)).free_bytes < sum(each.nbytes for each in model.parameters()):
+        return own
+    half: torch.dtype = getattr(torch, resolve_dtype("auto", str(model.device)))
+    return half
+
+
+@contextmanager
+def _writer(model: Any, dtype: torch.dtype) -> Iterator[Any]:
+    """The model in that format, without its own settings for answers: a repetition penalty bends its distribution."""
+    writer = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
+    usual = writer.generation_config
+    writer.generation_config = GenerationConfig(eos_token_id=usual.eos_token_id)
+    try:
+        yield writer
+    finally:
+        writer.generation_config = usual
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a text: the tokenizer's, and those that the model's settings name."""
+    named = model.generation_config.eos_token_id
+    several = named if isinstance(named, list) else [named]
+    return {int(each) for each in (*several, tokenizer.eos_token_id) if each is not None}
 
 
 def _prompts(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
@@ -136,19 +168,22 @@ def _prompts(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
     return starts
 
 
-def _rows(model: Any, length: int) -> int:
-    """Documents written side by side: what a key-value cache in half of the free memory holds."""
+def _rows(model: Any, dtype: torch.dtype, length: int) -> int:
+    """Documents written side by side, a power of two: what a key-value cache in a quarter of the memory holds.
+
+    A quarter of all of it, so that the number, and with it the text, does not hang on what else runs; less where that
+    is not free.
+    """
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * config.num_hidden_layers * heads * size * length * model.dtype.itemsize + 8 * config.vocab_size
+    row = 2 * config.num_hidden_layers * heads * size * length * dtype.itemsize + 8 * config.vocab_size
     kind = "cpu" if model.device.type == "cpu" else "cuda"
-    return max(1, min(_AT_ONCE[kind], int(info(str(model.device)).free_bytes / 2 // row)))
+    memory = info(str(model.device))
+    fits = int(min(memory.total_bytes / 4, memory.free_bytes / 2) // row)
+    return 1 << (max(1, min(_AT_ONCE[kind], fits)).bit_length() - 1)
 
 
-def _cut(ids: Sequence[int], end: "int | None") -> list[int]:
+def _cut(ids: Sequence[int], ends: Set[int]) -> list[int]:
     """Up to the end token, if the model wrote one."""
-    rows = list(ids)
-    if end is not None and end in rows[PROMPT:]:
-        return rows[: rows.index(end, PROMPT)]
-    return rows
+    return list(ids[: next((place for place in range(PROMPT, len(ids)) if ids[place] in ends), len(ids))])

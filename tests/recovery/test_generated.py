@@ -53,10 +53,43 @@ def test_what_was_written_is_kept_and_read_again(tiny_llama: Any, tiny_tokenizer
         write(model, tokenizer, tmp_path, fingerprint="another model")
 
 
-def test_a_document_ends_where_the_model_ends_it() -> None:
-    end = 2
-    assert module._cut([*range(10, 10 + PROMPT), 5, end, 7], end) == [*range(10, 10 + PROMPT), 5]
-    assert module._cut([end, *range(10, 10 + PROMPT), 5], None) == [end, *range(10, 10 + PROMPT), 5]
+def test_whatever_decides_the_text_has_a_file_of_its_own(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path)
+    monkeypatch.setitem(module._AT_ONCE, "cpu", 4)  # a batch draws its random numbers together
+    fewer = write(model, tokenizer, tmp_path)
+    assert fewer != first
+    monkeypatch.setattr(module.texts, "passage_documents", lambda: {"one": ["zyxwvutsrq" * 20]})
+    other = write(model, tokenizer, tmp_path)
+    assert other[0][:PROMPT] != first[0][:PROMPT]
+    model.generation_config.eos_token_id = [2, *range(40, 60)]
+    assert write(model, tokenizer, tmp_path) != other
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_a_document_ends_where_the_model_ends_it(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """By the tokenizer's end token or any that the model's settings name, and without the padding behind it."""
+    assert module._cut([*range(10, 10 + PROMPT), 5, 2, 7], {2}) == [*range(10, 10 + PROMPT), 5]
+    assert module._cut([2, *range(10, 10 + PROMPT), 5], set()) == [2, *range(10, 10 + PROMPT), 5]
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    ends = range(4, 50)
+    model.generation_config.eos_token_id = list(ends)
+    made = write(model, tokenizer, tmp_path)
+    assert not {*ends, tokenizer.pad_token_id, tokenizer.eos_token_id} & {i for each in made for i in each[PROMPT:]}
+    assert len({len(each) for each in made}) > 1
+
+
+def test_the_models_settings_for_answers_do_not_bend_what_it_writes(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path / "a")
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.min_p = 0.9
+    assert write(model, tokenizer, tmp_path / "b") == first
+    assert model.generation_config.repetition_penalty == 5.0
 
 
 def test_the_random_numbers_of_the_rest_of_the_run_are_not_touched(
