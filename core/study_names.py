@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.experiment import Experiment
+from core.sections import Pruning
 
 LONGEST = 200
 _KINDS = {"lora": "LoRA", "distillation": "distillation"}
 _FIRST = ("model.name", "model.quantised", "pruning.method", "pruning.ratio")
+_ALWAYS = (*_FIRST, "pruning.layers", "recovery.kind")
 
 
 def names_of(study: str, runs: Sequence[tuple[set[str], Experiment]]) -> list[str]:
@@ -19,11 +21,11 @@ def names_of(study: str, runs: Sequence[tuple[set[str], Experiment]]) -> list[st
     if "pruning.method" in varied:
         varied.add("pruning.ratio")
     ordered = sorted(varied, key=lambda leaf: (_FIRST.index(leaf) if leaf in _FIRST else len(_FIRST), leaf))
-    seeds = {leaf: _first_of(plain, leaf) for leaf in ordered if leaf.endswith("seed")}
+    silent = {leaf: _silent(leaf, plain) for leaf in ordered}
     taken: dict[str, int] = {}
     found = []
     for data in plain:
-        words = [_words(leaf, _at(data, leaf), seeds.get(leaf, ...)) for leaf in ordered]
+        words = [_words(leaf, _at(data, leaf), silent[leaf]) for leaf in ordered]
         label = " ".join(filter(None, words[:2])) if ordered[:2] == list(_FIRST[2:]) else ""
         rest = words[2:] if label else words
         title = ", ".join(filter(None, [label, *rest])) or ("dense" if data["pruning"] is None else "")
@@ -40,9 +42,9 @@ def _varies(leaf: str, plain: Sequence[Mapping[str, Any]]) -> bool:
     return not any(isinstance(value, Mapping) for value in values) and len({repr(value) for value in values}) > 1
 
 
-def _words(leaf: str, value: Any, first: Any) -> str:
-    """How a field's value is said; '' where it says nothing, as the seed that all begin with."""
-    if value is None or value == [] or value == first:
+def _words(leaf: str, value: Any, silent: Any) -> str:
+    """How a field's value is said; '' where it says nothing."""
+    if value is None or value == [] or value == silent:
         return ""
     match leaf:
         case "pruning.method":
@@ -67,8 +69,19 @@ def _words(leaf: str, value: Any, first: Any) -> str:
     return f"{last} {value}" if not isinstance(value, bool) else last if value else f"no {last}"
 
 
-def _first_of(plain: Sequence[Mapping[str, Any]], leaf: str) -> Any:
-    return next((value for data in plain if (value := _at(data, leaf)) is not None), ...) if leaf == "seed" else ...
+def _silent(leaf: str, plain: Sequence[Mapping[str, Any]]) -> Any:
+    """The value of a field that goes without saying; `...` where each is said.
+
+    It is the seed that all begin with, how most runs are judged, and else what an Experiment has without the field.
+    """
+    known = [value for data in plain if (value := _at(data, leaf)) is not None]
+    if leaf == "seed":
+        return next(iter(known), ...)
+    if leaf in _ALWAYS or leaf.endswith("seed"):
+        return ...
+    if leaf.startswith("evaluation."):
+        return next((value for value in known if sum(value == each for each in known) > len(known) / 2), ...)
+    return _at(Experiment(pruning=Pruning(method="random")).to_dict(), leaf)
 
 
 def _at(data: Mapping[str, Any], path: str) -> Any:

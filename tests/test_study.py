@@ -50,6 +50,23 @@ def test_a_grid_is_a_product_and_runs_come_after_it():
     assert not found.left_out
 
 
+def test_what_goes_without_saying_is_not_in_a_name():
+    text = """grid:
+  - {pruning.method: [l1, l2], pruning.target: [model, selected], evaluation.speed: [false]}
+  - {pruning.method: [l1], device: [cpu], pruning.reconstruct: [true]}
+  - {pruning.method: [taylor], evaluation.limit: [5, 10], evaluation.speed: [false]}
+"""
+    assert [name for name in names(text) if "dense" not in name] == [
+        "Mine: L1 norm 50 %, target model",
+        "Mine: L1 norm 50 %",
+        "Mine: L2 norm 50 %, target model",
+        "Mine: L2 norm 50 %",
+        "Mine: L1 norm 50 %, device cpu, speed, reconstruct",
+        "Mine: Taylor 50 %, limit 5",
+        "Mine: Taylor 50 %, limit 10",
+    ]
+
+
 def test_several_grids_and_settings_of_one_method_alone():
     text = """grid:
   - pruning.method: [l1, taylor]

@@ -178,22 +178,24 @@ def _tasks(sheet: Sheet) -> list[Block]:
 
 def _speed(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
     found: list[Block] = []
-    device = _devices(sheet)
     for place, chosen in enumerate(tables.speed_qualities(sheet), 1):
-        table = tables.speed_table(sheet, chosen, f"tab:speed-{place}", device)
+        table = tables.speed_table(sheet, chosen, f"tab:speed-{place}", _devices(sheet, chosen))
         if table is not None:
             found.append(table)
     decode = _decode(sheet)
     if decode is not None:
         batch = str(tables.protocol_of(sheet, decode).get("batch", "–"))
         for place, quality in enumerate(told, 1):
-            drawn = figures.tradeoff(sheet, quality, decode, f"fig:speed-{place}", batch, device)
+            drawn = figures.tradeoff(sheet, quality, decode, f"fig:speed-{place}", batch, _devices(sheet, [decode]))
             if drawn is not None:
                 found.append(drawn)
         found += _items(speed_facts(sheet, decode))
     return [Heading(sheet.words.say("family_speed"), 2), *found] if found else []
 
 
-def _devices(sheet: Sheet) -> str:
-    names = [str(name) for name in sheet.material.runs["device_name"].dropna()]
-    return sheet.words.listing(list(dict.fromkeys(names))) or "–"
+def _devices(sheet: Sheet, chosen: Sequence[Quality]) -> str:
+    """Names of the devices that these were timed on."""
+    timed = {quality.key for quality in chosen if quality.task == "speed" and quality.metric != "macs"}
+    points, runs = sheet.material.points, sheet.material.runs
+    names = runs.loc[runs["id"].isin(points.loc[points["quality"].isin(timed), "run_id"]), "device_name"].dropna()
+    return sheet.words.listing(list(dict.fromkeys(map(str, names)))) or "–"

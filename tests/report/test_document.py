@@ -19,7 +19,7 @@ from core.report.tables import Sheet
 from core.report.words import Words
 from core.reports import Reports
 from core.study import Study
-from tests.report.conftest import HOSTILE, TASK, Home, judged
+from tests.report.conftest import HOSTILE, SPEED, TASK, Home, judged, metric
 
 
 def report(reports: Any, ids: dict[str, str], language: Any = "en", **options: Any) -> Document:
@@ -120,6 +120,28 @@ def test_masks_never_share_a_figure_of_sizes_with_real_cuts(everything: dict[str
     assert not shown(figures["fig:cuts-1"]) & masks
     assert masks < shown(figures["fig:speed-1"])
     assert everything["q8_0"] in shown(figures["fig:speed-1"])
+
+
+def test_speeds_of_two_devices_stand_apart_each_beneath_its_own_name(
+    runs: Home, reports: Callable[[], Reports]
+) -> None:
+    cut = {"method": "l1", "ratio": 0.3}
+    gpu = {**SPEED, "dtype": "bfloat16", "device": "cuda"}
+    timed = [
+        metric(stage, "speed", "decode_tokens_per_second", value, 0.4, 7, gpu)
+        for stage, value in (("dense", 100.0), ("pruned", 120.0))
+    ]
+    judged_there = runs.run("l1", cut, device="cuda:0", device_name="NVIDIA H200", dtype="bfloat16")
+    timed_there = runs.run("l1", cut, metrics=timed, device="cuda:0", device_name="NVIDIA H200", dtype="bfloat16")
+    timed_here = runs.run("l1", cut, metrics=judged("pruned", 40.0, 0.4, 1.1)[-4:])
+    document = report(reports(), {name: name for name in (judged_there, timed_there, timed_here)})
+    found = {name: tuple(row.runs for row in each.rows) for each in document.tables() if (name := each.label)}
+    assert found["tab:cut"] == ((judged_there, timed_there),)
+    tables = {str(table(document, label).caption): found[label] for label in ("tab:speed-1", "tab:speed-2")}
+    for device, other, own in (("NVIDIA H200", "AMD EPYC", found["tab:cut"]), ("AMD EPYC", "NVIDIA", ((timed_here,),))):
+        ((caption, rows_of),) = ((each, made) for each, made in tables.items() if device in each)
+        assert other not in caption
+        assert rows_of == own
 
 
 def test_figures_hold_the_values_of_the_tables(everything: dict[str, str], reported: Reports) -> None:
