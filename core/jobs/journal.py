@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from core.device_use import Use
@@ -26,6 +27,7 @@ class Journal:
         self.stage: str | None = None
         self.use = Use(None)
         self._begun = 0.0
+        self._told: Callable[[], None] = lambda: None
 
     def work_on(self, device: str) -> None:
         """From now on this run's work is on `device`: it pauses where another one measures speed there."""
@@ -37,6 +39,7 @@ class Journal:
         """A stage starts."""
         self.check()
         self.stage, self._begun = stage, time.monotonic()
+        self._told = lambda: None
         _log.info("Stage %s begins.", stage)
         self.events.stage(stage, "started", **more)
 
@@ -70,9 +73,16 @@ class Journal:
         def tell(done: float, total: float, unit: str) -> None:
             self.check()
             self._pause(name)
-            self.events.progress(name, done, total, unit, task)
+            self._told = partial(self.events.progress, name, done, total, unit, task)
+            self._told()
 
         return tell
+
+    def tick(self) -> None:
+        """Between two things that can be told: the same again, which ends the work if it was asked to stop."""
+        self.check()
+        self._pause(self.stage or "")
+        self._told()
 
     def _pause(self, stage: str) -> None:
         """Let others measure, if they are about to."""

@@ -21,6 +21,7 @@ from core.jobs.events import EventWriter
 from core.jobs.journal import Journal
 from core.jobs.results import results_of
 from core.jobs.rundir import RunDirectory
+from core.progress import while_it_lasts
 from core.settings import cache
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ def _prune(journal: Journal, setting: Setting, loaded: "LoadedModel", streamed: 
         progress=cut,
         cache=ScoreCache(cache() / "scores", _identity(setting, loaded)),
         anatomy=anatomy,
+        tick=journal.tick,
     )
     if journal.stage != stages.PRUNE:
         raise RunError("The method finished without saying what it cut.", "This is a fault in Espalier: report it.")
@@ -354,7 +356,7 @@ def _calibration(journal: Journal, experiment: Experiment, loaded: "LoadedModel"
     assert experiment.pruning is not None
     choice = experiment.pruning.calibration
     journal.progress()(0, choice.samples, "windows")
-    windows = calibration_windows(choice, loaded.tokenizer, experiment.seed)
+    windows = while_it_lasts(lambda: calibration_windows(choice, loaded.tokenizer, experiment.seed), journal.tick)
     found = {
         "corpus": label(choice),
         "split": choice.split,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.jobs import stages
 from core.jobs.journal import Journal
+from core.progress import while_it_lasts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,8 @@ def scan_stage(
     experiment, scan = setting.experiment, setting.experiment.scan
     assert scan is not None
     journal.begin(stages.SCAN)
-    windows = evaluation_windows(experiment.evaluation.perplexity[0], loaded.tokenizer)
+    text = experiment.evaluation.perplexity[0]
+    windows = while_it_lasts(lambda: evaluation_windows(text, loaded.tokenizer), journal.tick)
     done = _done(journal)
     earlier = sum(float(found.get("seconds") or 0) for found in done.values())
     dense, warnings = _scan(journal, setting, streamed or loaded.model, windows.tokens, calibration, cache, done)
@@ -80,6 +82,7 @@ def _scan(
         seed=setting.experiment.seed,
         calibrate_progress=progress,
         cache=cache,
+        tick=journal.tick,
     )
     total, began = len(job.plan.selected), time.monotonic()
 

@@ -193,7 +193,8 @@ class _Arguments:
 class Walk:
     """Passes over calibration windows (n, length), one decoder layer at a time.
 
-    dtype: of the passes. store: where hidden states wait between layers.
+    dtype: of the passes. store: where hidden states wait between layers. tick: called before each batch of each layer,
+    and each piece of logits (core/pruning/head.py); raises where the work is to end.
     """
 
     body: Body
@@ -201,16 +202,23 @@ class Walk:
     batch: int
     dtype: torch.dtype
     store: torch.device
+    tick: Callable[[], None] = lambda: None
     _arguments: dict[tuple[torch.Size, int], _Arguments] = field(default_factory=dict)
 
     @classmethod
     def over(
-        cls, body: Body, windows: Tensor, batch_size: int | str = "auto", *, store: torch.device | str | None = None
+        cls,
+        body: Body,
+        windows: Tensor,
+        batch_size: int | str = "auto",
+        *,
+        store: torch.device | str | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> "Walk":
         """A walk in the dtype and with the batches that suit the body's device."""
         batch = windows_a_batch(batch_size, windows.shape[1], body.device)
         dtype = pass_dtype(body.model.dtype, body.device)
-        return cls(body, windows, batch, dtype, torch.device(store) if store else body.device)
+        return cls(body, windows, batch, dtype, torch.device(store) if store else body.device, tick)
 
     @torch.no_grad()
     def enter(self, progress: Callable[[float], None] = lambda _done: None, windows: Tensor | None = None) -> Stream:
@@ -219,6 +227,7 @@ class Walk:
         done = 0
         with self.body.outside():
             for tokens in torch.split(self.windows if windows is None else windows, self.batch):
+                self.tick()
                 hidden = self._embed(tokens.to(self.body.device)).to(self.dtype)
                 batches.append(kept_on(self.store, hidden))
                 done += tokens.shape[0]
@@ -263,6 +272,7 @@ class Walk:
 
     def run(self, index: int, working: nn.Module, hidden: Tensor) -> Tensor:
         """Output of decoder layer `index` for one batch; `working` from `at_work`."""
+        self.tick()
         arguments = self._arguments[hidden.shape, index]
         output = working(hidden, *arguments.positional, **arguments.named)
         result: Tensor = output[0] if isinstance(output, tuple) else output

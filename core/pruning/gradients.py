@@ -215,6 +215,7 @@ class Backwards:
             steps += count
             tell(steps / all_steps)
 
+        walk.tick = lambda: tick(0)
         stream = walk.enter(windows=windows)
         entering: dict[int, list[Tensor]] = {}
         for index in range(layers):

@@ -17,6 +17,7 @@ class Head:
 
     def __init__(self, walk: Walk) -> None:
         body = walk.body
+        self._tick = walk.tick
         self._norm = walk.at_work(body.family.final_norm(body.model))
         self._head = walk.at_work(body.family.head(body.model))
         self._cap: float | None = getattr(body.model.config, "final_logit_softcapping", None)
@@ -34,6 +35,7 @@ class Head:
         """Slices of the rows (n, d), so few in each that their logits take little memory."""
         step = max(1, _LOGITS_AT_ONCE.get(rows.device.type, 2**23) // self._vocabulary)
         for start in range(0, len(rows), step):
+            self._tick()
             yield slice(start, min(start + step, len(rows)))
 
     def loss_sums(

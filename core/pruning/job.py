@@ -48,6 +48,7 @@ class Job:
     cache: ScoreCache | None = None
     store: torch.device | str | None = None
     anatomy: Anatomy | None = None
+    tick: Callable[[], None] = lambda: None  # between any two batches or rounds; raises where the work is to end
     reports: dict[int, LayerReport] = field(default_factory=dict)
     removed_layers: tuple[int, ...] = ()
     layer_scores: dict[int, float] = field(default_factory=dict)  # of depth methods, by layer
@@ -102,7 +103,7 @@ class Job:
     def walk(self) -> Walk:
         """Passes over the calibration windows."""
         assert self.windows is not None
-        return Walk.over(self.body, self.windows, self.pruning.calibration.batch_size, store=self.store)
+        return Walk.over(self.body, self.windows, self.pruning.calibration.batch_size, store=self.store, tick=self.tick)
 
     def enter(self, share: float = 1.0) -> Stream:
         """What enters the first layer; `share` of the calibration's progress when it is done."""
@@ -119,8 +120,8 @@ class Job:
         self.calibrate_progress(total * self._share, total, "windows")
 
     def call(self, layer: int, name: str, **offered: Any) -> Any:
-        """Call the method with those of `offered`, its `options` and its random `generator` that it declares."""
-        offered |= {"options": self.options, "generator": stream(self.seed, layer, name)}
+        """Call the method with those of `offered`, its `options`, random `generator` and `tick` that it declares."""
+        offered = {"tick": self.tick, **offered, "options": self.options, "generator": stream(self.seed, layer, name)}
         wanted = inspect.signature(self.method.function).parameters
         return self.method.function(**{key: offered[key] for key in wanted})
 

@@ -157,6 +157,7 @@ class _Measuring:
                 for piece in head.pieces(rows):
                     expected = F.log_softmax(head.logits(rows[piece]), dim=-1)
                     for cut, each in enumerate(ours):
+                        self.job.tick()
                         found = F.log_softmax(head.logits(each[piece]), dim=-1)
                         totals[cut] += F.kl_div(found, expected, reduction="sum", log_target=True).double()
                 count += len(rows)

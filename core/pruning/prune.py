@@ -1,5 +1,6 @@
 """Prune a model in place, as planned: calibrate, score, choose, cut. The kinds of cut have a module each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def prune(
     cache: ScoreCache | None = None,
     store: str | None = None,
     anatomy: Anatomy | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> PruneOutcome:
     """Cut `model` in place as `plan(architecture, pruning)` says; what no refit touches keeps its values and dtype.
 
@@ -69,9 +71,9 @@ def prune(
     device; needed by methods that calibrate, ignored by others. seed: of methods that draw at random. cache: where
     scores are kept between runs. store: where hidden states wait between layers (default: the device).
     anatomy: takes down what the method saw.
-    calibrate_progress counts windows, progress counts layers; both may raise Cancelled, and then the model is half cut
-    and must be thrown away. InputError if windows are missing or the plan does not fit the model, NumericalError on
-    nan or inf.
+    calibrate_progress counts windows, progress counts layers, tick is called before each batch and tells nothing; each
+    may raise Cancelled, and then the model is half cut and must be thrown away. InputError if windows are missing or
+    the plan does not fit the model, NumericalError on nan or inf.
     """
     usable = _usable_windows(get(pruning.method), pruning, windows)
     body = model if isinstance(model, Body) else resident(model, device, usable)
@@ -87,6 +89,7 @@ def prune(
         cache=cache,
         store=store,
         anatomy=anatomy,
+        tick=tick,
     )
     with torch.no_grad():
         {"mask": mask, "width": width, "hidden": hidden, "depth": depth}[job.method.kind](job)
@@ -105,6 +108,7 @@ def job_of(
     cache: ScoreCache | None = None,
     store: str | None = None,
     anatomy: Anatomy | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Job:
     """What the steps of a cut share, for a model as `architecture` says. InputError where these do not fit."""
     method = get(pruning.method)
@@ -121,6 +125,7 @@ def job_of(
         cache=cache,
         store=store,
         anatomy=anatomy,
+        tick=tick,
     )
     _check_fit(job)
     return job

@@ -67,7 +67,7 @@ class Scan:
         job, body = self.job, self.job.body
         scores = importances(job) if job.method.kind == "width" else {}
         walk = Walk(body, self.text, windows_a_batch("auto", self.text.shape[1], body.device), body.model.dtype,
-                    torch.device(job.store) if job.store else body.device)  # fmt: skip
+                    torch.device(job.store) if job.store else body.device, job.tick)  # fmt: skip
         last, n = job.plan.selected[-1], len(body.layers())
         whole = self._advanced(walk, walk.enter(), range(n))
         self.dense = self._nll(walk, whole, "the dense model")
@@ -164,7 +164,7 @@ class Scan:
         stats = job.walk.statistics(index, layer, roles, read, job.gather) if read is not None else {}
         own = {role: matrices[role].weight.clone() for role in roles}
         try:
-            mask_layer(job, index, layer, stats, Budget(job.plan.ratio, job.pruning.pattern), lambda _step: None)
+            mask_layer(job, index, layer, stats, Budget(job.plan.ratio, job.pruning.pattern), lambda _step: job.tick())
             return {role: matrices[role].weight.clone() for role in roles}
         finally:
             for role, weight in own.items():

@@ -24,6 +24,10 @@ def inputs_of(tokens: int, width: int, seed: int = 0) -> Tensor:
     )
 
 
+def nothing() -> None:
+    pass
+
+
 def spd(n: int, seed: int) -> Tensor:
     rows = inputs_of(4 * n, n, seed)
     return rows.T @ rows / len(rows)
@@ -75,7 +79,7 @@ def test_the_order_and_costs_are_those_of_removing_and_refitting_one_unit_at_a_t
     weight = torch.randn(5, width, generator=torch.Generator().manual_seed(seed))
     h, g = spd(width, seed), spd(5, seed + 100)
     structure = units_of(part, units, weight, curved=Curvature(h, g))
-    scores = obs(structure, ObsOptions(round=1), pytest.fail)
+    scores = obs(structure, ObsOptions(round=1), pytest.fail, nothing)
     order, costs = reference(weight, h, g, units)
     assert scores.argsort().tolist() == order
     parameters = 5 * width / units + 2 * 6 * width / units
@@ -87,7 +91,7 @@ def test_the_identity_metric_weighs_all_outputs_alike() -> None:
     x, weight = inputs_of(200, 12), torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
     stats = InputStats.empty(12, "cpu", ("gram",))
     stats.add(x)
-    scores = obs(units_of("mlp", 12, weight, read=stats), ObsOptions(metric="identity", round=1), pytest.fail)
+    scores = obs(units_of("mlp", 12, weight, read=stats), ObsOptions(metric="identity", round=1), pytest.fail, nothing)
     order, costs = reference(weight, x.T @ x / 200, torch.eye(5), 12)
     assert scores.argsort().tolist() == order
     whole = 0.5 * float((weight @ (x.T @ x / 200) @ weight.T).trace())
@@ -99,7 +103,7 @@ def test_of_two_equal_units_one_goes_first_and_the_other_has_become_dear() -> No
     x[:, 7] = x[:, 2]
     weight = 1 + torch.rand(5, 12, generator=torch.Generator().manual_seed(1))
     structure = units_of("mlp", 12, weight, curved=Curvature(x.T @ x / 400, torch.eye(5)))
-    order = obs(structure, ObsOptions(round=1), pytest.fail).argsort().tolist()
+    order = obs(structure, ObsOptions(round=1), pytest.fail, nothing).argsort().tolist()
     assert order[0] in (2, 7)
     assert (set(order[:6]) & {2, 7}) == {order[0]}
 
@@ -107,10 +111,19 @@ def test_of_two_equal_units_one_goes_first_and_the_other_has_become_dear() -> No
 def test_rounds_of_many_units_choose_nearly_the_same_and_every_score_is_different() -> None:
     h, g, weight = spd(96, 0), spd(8, 1), torch.randn(8, 96, generator=torch.Generator().manual_seed(2))
     structure = units_of("mlp", 96, weight, curved=Curvature(h, g))
-    one, many = (obs(structure, ObsOptions(round=size), pytest.fail) for size in (1, 8))
+    one, many = (obs(structure, ObsOptions(round=size), pytest.fail, nothing) for size in (1, 8))
     first = [set(scores.argsort()[:48].tolist()) for scores in (one, many)]
     assert len(first[0] & first[1]) >= 38
     assert len(many.unique()) == 96
+
+
+def test_each_round_can_be_cancelled() -> None:
+    h, g, weight = spd(12, 0), spd(5, 1), torch.randn(5, 12)
+    for size, rounds in ((1, 11), (4, 8)):  # of 12 units 3 go, and H⁻¹ is computed anew, then 2, then one at a time
+        ticks: list[None] = []
+        structure = units_of("mlp", 12, weight, curved=Curvature(h, g))
+        obs(structure, ObsOptions(round=size), pytest.fail, lambda into=ticks: into.append(None))
+        assert len(ticks) == rounds
 
 
 @pytest.mark.parametrize("part", ["mlp", "attention"])
@@ -120,7 +133,7 @@ def test_weights_and_inputs_of_zero_go_first_and_are_no_trouble(part: str) -> No
     size = 12 // units
     weight[:, 3 * size : 4 * size] = 0
     h[:, 4 * size : 5 * size] = h[4 * size : 5 * size] = 0
-    scores = obs(units_of(part, units, weight, curved=Curvature(h, g)), ObsOptions(round=1), pytest.fail)
+    scores = obs(units_of(part, units, weight, curved=Curvature(h, g)), ObsOptions(round=1), pytest.fail, nothing)
     assert torch.isfinite(scores).all()
     assert len(scores.unique()) == units
     assert set(scores.argsort()[:2].tolist()) & {3, 4}

@@ -112,11 +112,16 @@ def _solve(
         fitted = (wanted + options.rho * (sparse - owed)) @ inverse
         tick()
     stays = keep(fitted + owed, 1.0)
-    return _refine(target, A, (fitted + owed) * stays, stays, options.refinements)
+    return _refine(target, A, (fitted + owed) * stays, stays, options.refinements, tick)
 
 
 def _refine(
-    target: "torch.Tensor", A: "torch.Tensor", start: "torch.Tensor", stays: "torch.Tensor", steps: int
+    target: "torch.Tensor",
+    A: "torch.Tensor",
+    start: "torch.Tensor",
+    stays: "torch.Tensor",
+    steps: int,
+    tick: Callable[[], None],
 ) -> "torch.Tensor":
     """Least squares over the weights that stay, by conjugate gradients, each row with its own step size."""
     found = start
@@ -129,4 +134,5 @@ def _refine(
         rest = rest - step * image
         before, size = size, rest.square().sum(dim=1, keepdim=True)
         direction = rest + (size / before.clamp_min(1e-30)) * direction
+        tick()
     return found

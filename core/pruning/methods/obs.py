@@ -46,7 +46,9 @@ def _needs(options: ObsOptions) -> frozenset[Need]:
     options=ObsOptions,
     standardised=True,
 )
-def obs(structure: "Structure", options: ObsOptions, warn: Callable[[str], None]) -> "torch.Tensor":
+def obs(
+    structure: "Structure", options: ObsOptions, warn: Callable[[str], None], tick: Callable[[], None]
+) -> "torch.Tensor":
     """S_u = max of c over u and what went before u, c_u = ½·tr(R·W_u·[(H⁻¹)_uu]⁻¹·(R·W_u)ᵀ) / parameters of u
 
     W: weight (out, in) of the matrix that reads the unit (o, down); W_u its columns of unit u. After each removal the
@@ -71,7 +73,7 @@ def obs(structure: "Structure", options: ObsOptions, warn: Callable[[str], None]
             H, W = structure.inputs.gram.double() / structure.inputs.tokens, weight
             scale = float((W @ H).mul_(W).sum() / 2)
         at_once = options.round if structure.part == "mlp" else 1
-        order, costs = _removal(W, H, structure.units, at_once, warn)
+        order, costs = _removal(W, H, structure.units, at_once, warn, tick)
         size = sum(each.matrix.weight.numel() for each in structure.members) / structure.units
         costs = costs.cummax(dim=0).values / max(scale * size, 1e-300)
         step = float(costs[-1]) * 1e-12 + 1e-300  # equal costs keep their order, too
@@ -81,11 +83,16 @@ def obs(structure: "Structure", options: ObsOptions, warn: Callable[[str], None]
 
 
 def _removal(
-    W: "torch.Tensor", H: "torch.Tensor", units: int, at_once: int, warn: Callable[[str], None]
+    W: "torch.Tensor",
+    H: "torch.Tensor",
+    units: int,
+    at_once: int,
+    warn: Callable[[str], None],
+    tick: Callable[[], None],
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Order in which the units go (units,), and what each costs; the last one is given the cost of the one before.
 
-    W: (out, in), H: (in, in), float64. A unit owns in / units consecutive columns.
+    W: (out, in), H: (in, in), float64. A unit owns in / units consecutive columns. tick is called after each round.
     """
     import torch
 
@@ -109,6 +116,7 @@ def _removal(
             order.append(left[gone])
             costs.append(cost)
             goal -= len(gone)
+            tick()
         left = left[run.alive]
     order.append(left)
     last = costs[-1][-1:] if costs else torch.zeros(1, dtype=torch.float64, device=W.device)
