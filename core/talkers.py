@@ -1,16 +1,18 @@
-"""Models that can be talked to: dense ones that are on this machine, then saved runs, before and after recovery."""
+"""Models that can be talked to: dense ones on this machine, then saved runs, before and after recovery, or rounded."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from core import estimate
-from core.chat.client import PRUNED
+from core.chat.sources import PRUNED
 from core.errors import EspalierError
-from core.experiment import Experiment
+from core.experiment import Experiment, ModelChoice
 from core.models import catalogue
+from core.storage.reading import QUANTISED
 from core.views import ChatModel
 
 OVER = ("FAILED", "CANCELLED")
@@ -29,12 +31,15 @@ def of(home: Path, runs: pd.DataFrame, offline: Iterable[str]) -> list[ChatModel
 
 
 def saved(home: Path, runs: pd.DataFrame) -> list[ChatModel]:
-    """The saved models of `runs`, in their order."""
+    """The saved models of `runs`, in their order: pruned ones, and the dense one rounded to a GGUF format."""
     judged = runs.state.isin(OVER) & runs.recovery.notna() & runs.params_after.notna()
-    pruned = runs[runs.method.notna() & (runs.state.eq("COMPLETE") | judged)]
-    columns = (pruned[name] for name in ("id", "name", "params_after", "bytes", "recovery", "state"))
+    made = runs[runs.method.notna() & (runs.state.eq("COMPLETE") | judged)]
+    names = ("id", "name", "params_after", "bytes", "recovery", "state", "kind", "model", "method")
     root = f"{home}/runs/"
-    return [model for row in zip(*columns, strict=True) for model in _saved_models(root, *row)]
+    found: list[ChatModel] = []
+    for *row, kind, model, method in zip(*(made[name] for name in names), strict=True):
+        found += _rounded_model(root, row, model, method) if kind == QUANTISED else _saved_models(root, *row)
+    return found
 
 
 def _dense_model(name: str) -> ChatModel | None:
@@ -59,3 +64,15 @@ def _saved_models(
     there = [each for each in wanted if os.path.isfile(f"{root}{run_id}/{each[2]}/config.json")]  # noqa: PTH113
     counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size)) if there else (0, 0)
     return [ChatModel(key, title, counted, stored, Path(root, run_id, of), None, run_id) for key, title, of in there]
+
+
+def _rounded_model(root: str, row: Sequence[Any], of: str, to: str) -> list[ChatModel]:
+    """The dense model `of` with the weights of the run's GGUF file in the format `to`; none where that was not kept."""
+    run_id, name, params, size = row[:4]
+    folder = Path(root, run_id, "model")
+    if not any(folder.glob("*.gguf")):
+        return []
+    choice = ModelChoice.model_validate({"name": of, "quantised": to})
+    title = name if to.upper() in name.upper() else f"{name}, {to.upper()}"
+    counted, stored = (0 if pd.isna(value) else int(value) for value in (params, size))
+    return [ChatModel(run_id, title, counted, stored, folder, choice, run_id)]

@@ -113,6 +113,7 @@ class ChatModel:
     params: int
     bytes: int
     path: Path | None
-    """The run's model folder; None for a model that is loaded by `choice`."""
+    """The run's model folder; None for a model that is loaded by `choice` alone."""
     choice: ModelChoice | None
+    """A dense model; with a path too, `quantised`: its weights are those of the GGUF file in that folder."""
     run_id: str | None = None

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from core import settings
+from core.chat import sources
 from core.chat.conversation import Conversation
 from core.chat.protocol import (
     ENDS,
@@ -45,18 +46,13 @@ from core.chat.protocol import (
     line,
     read_event,
 )
-from core.errors import InputError, ModelError, RunError
+from core.errors import InputError, RunError
 
 log = logging.getLogger("espalier.chat")
 POLL = 0.2
 """Seconds between two events of a stream where the worker says nothing: how long a listener is kept without a word."""
 LOG_BYTES = 1 << 20
 """How much of worker.log is kept when a worker starts; what that one says is added."""
-DENSE = "dense:"
-PRUNED = ":pruned"
-"""Behind a run's id: its model before recovery."""
-
-
 SPIN = "10000"
 """GOMP_SPINCOUNT of the worker: how often a thread with nothing to do looks again before it sleeps.
 
@@ -131,25 +127,8 @@ class ChatClient:
     # --- models -----------------------------------------------------------------------------------------------
 
     def source(self, key: str, title: str = "") -> Source:
-        """Where the model `key` comes from.
-
-        `dense:<model name>`, a run's id (the model after recovery, if it has that), `<run's id>:pruned` (before it), a
-        hub id or a folder. ModelError if nowhere.
-        """
-        if key.startswith(DENSE):
-            name = key.removeprefix(DENSE)
-            return Source(key=key, title=title or name, name=name)
-        run = self._home / "runs" / key.removesuffix(PRUNED)
-        if Path(key).name == key and run.is_dir():
-            found = [run / "model"] if key.endswith(PRUNED) else [run / "recovered", run / "model"]
-            folder = next((each for each in found if (each / "config.json").is_file()), None)
-            if folder is None:
-                raise ModelError(f"Run {key} has no saved model.", "Its weights were not kept, or it has not finished.")
-            return Source(key=key, title=title or key, directory=str(folder))
-        if not key.strip():
-            raise ModelError("No model is chosen.", "Choose one from the list, or give a folder.")
-        path = Path(key).expanduser()
-        return Source(key=key, title=title or path.name, name=str(path) if path.is_dir() else key)
+        """Where the model `key` comes from (core.chat.sources). ModelError if nowhere."""
+        return sources.source(self._home, key, title)
 
     def load(self, key: str, title: str = "") -> ModelInfo:
         """Load a model now, so that the first prompt need not wait.

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ import torch
 from core import device as hardware
 from core.chat.decoding import Kept
 from core.chat.protocol import ModelInfo, Source
-from core.experiment import ModelChoice
-from core.models import catalogue, loading
-from core.models.sizes import Architecture
+from core.chat.sources import choice, params
+from core.models import loading
+from core.models.gguf_rounded import load_rounded
 from core.progress import Progress
 
 RESERVE = {"cpu": 256 << 20, "cuda": 512 << 20}
@@ -36,34 +35,20 @@ class Held:
     kept: Kept = field(default_factory=Kept)
 
 
-def choice(source: Source) -> ModelChoice:
-    """The source as an Experiment names it."""
-    return ModelChoice.model_validate(
-        {
-            "name": source.name,
-            "revision": source.revision,
-            "dtype": source.dtype,
-            "trust_remote_code": source.trust_remote_code,
-        }
-    )
-
-
 def weight_bytes(source: Source, device: str) -> int:
     """Bytes of the model's weights once loaded, from its config alone."""
-    if source.directory is not None:
-        config = json.loads((Path(source.directory) / "config.json").read_text(encoding="utf-8"))
-        params = Architecture.from_config(config).params
-    else:
-        params = catalogue.resolve(choice(source)).architecture.params
     dtype: torch.dtype = getattr(torch, hardware.resolve_dtype(source.dtype, device))
-    return params * dtype.itemsize
+    return params(source) * dtype.itemsize
 
 
 def load(source: Source, device: str, progress: Progress) -> Held:
     """Load `source` onto `device`. Raises what core.models.loading raises."""
     start = time.monotonic()
     dtype = hardware.resolve_dtype(source.dtype, device)
-    if source.directory is not None:
+    if source.directory is not None and source.quantised is not None:
+        folder = Path(source.directory)
+        model, tokenizer = load_rounded(choice(source), folder, device=device, dtype=dtype, progress=progress)
+    elif source.directory is not None:
         model, tokenizer = loading.load_directory(Path(source.directory), device=device, dtype=dtype)
     else:
         loaded = loading.load(choice(source), device=device, dtype=dtype, progress=progress)

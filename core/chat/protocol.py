@@ -21,7 +21,8 @@ class Wire(BaseModel):
 class Source(Wire):
     """Where a model comes from.
 
-    `directory`: a saved run, loaded by the project's classes; else `name` as in an Experiment.
+    `directory`: a saved run, loaded by the project's classes; else `name` as in an Experiment. `quantised`: both, for
+    the weights of `name` are those of the GGUF file of this format in `directory`.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Source(Wire):
     revision: str | None = None
     trust_remote_code: bool = False
     dtype: str = "auto"
+    quantised: Literal["q8_0", "q4_0"] | None = None
 
 
 class Message(Wire):

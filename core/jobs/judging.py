@@ -48,7 +48,10 @@ class _Models:
             directory, how = self.journal.directory, self._setting
             place = directory.recovered_dir if self.base == stages.JUDGE_RECOVERED else directory.model_dir
             if how.experiment.model.quantised is not None:
-                self._judged = _rounded(place, how, progress)
+                from core.models.gguf_rounded import load_rounded
+
+                choice = how.experiment.model
+                self._judged = load_rounded(choice, place, device=how.device, dtype=how.dtype, progress=progress)
             else:
                 self._judged = load_directory(place, device=how.device, dtype=how.dtype, progress=progress)
         return self._judged
@@ -75,19 +78,6 @@ class _Models:
             loaded = load(how.experiment.model, device=how.device, dtype=how.dtype, progress=progress)
             self._dense = (loaded.model, loaded.tokenizer)
         return self._dense[0]
-
-
-def _rounded(place: Path, how: "Setting", progress: Progress) -> tuple[Any, Any]:
-    """The dense model with the weights that the GGUF file in the run's folder `place` holds."""
-    from core.models.gguf_rounded import put_rounded, the_file
-    from core.models.loading import load, weights_directory
-
-    choice = how.experiment.model
-    assert choice.quantised is not None
-    loaded = load(choice, device=how.device, dtype=how.dtype, progress=progress)
-    source = weights_directory(loaded.source, choice.trust_remote_code)
-    put_rounded(loaded.model, source, the_file(place), choice.quantised, progress)
-    return loaded.model, loaded.tokenizer
 
 
 class Judged(NamedTuple):

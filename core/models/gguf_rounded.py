@@ -15,7 +15,9 @@ from core.models.gguf_layout import TYPE_NAMES, GgufDtype
 from core.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from core.experiment import ModelChoice
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,24 @@ def the_file(folder: Path) -> Path:
     if len(found) != 1:
         raise ModelError(f"{folder} holds {len(found)} GGUF files, not one.", "Start the run again as a new run.")
     return found[0]
+
+
+def load_rounded(
+    choice: "ModelChoice", folder: Path, *, device: str, dtype: str, progress: Progress = silent
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The dense model that `choice` names, with the weights that the GGUF file in the run's `folder` holds, and its
+    tokenizer.
+
+    device and dtype as in core.models.loading.load. ModelError where either cannot be had, or the two do not fit.
+    """
+    from core.models.loading import load, weights_directory
+
+    assert choice.quantised is not None
+    path = the_file(folder)
+    loaded = load(choice, device=device, dtype=dtype, progress=progress)
+    source = weights_directory(loaded.source, choice.trust_remote_code)
+    put_rounded(loaded.model, source, path, choice.quantised, progress)
+    return loaded.model, loaded.tokenizer
 
 
 def put_rounded(

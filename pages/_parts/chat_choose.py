@@ -150,21 +150,31 @@ def _head(service: Service, model: ChatModel | None, key: str, place: str) -> st
         st.html(theme.note(str(error), level="error"))
         return None
     stored = model.bytes if model else service.talks.file_bytes(key)
-    size = f" · {theme.size(stored)}" if stored else ""
+    rounded = _rounded(model)
+    size = f" · {theme.size(stored)}{' on disk' if rounded else ''}" if stored else ""
     with st.container(key=f"chat_head_{place}", horizontal=True, vertical_alignment="center"):
         if branches:
             theme.figure(branches, scale="small")
-        st.html(f'<p class="esp-fact esp-chat-fact"><b>{theme.count(params)}</b> parameters{size}</p>')
+        st.html(f'<p class="esp-fact esp-chat-fact"><b>{theme.count(params)}</b> parameters{rounded}{size}</p>')
     return title
 
 
 def facts(service: Service) -> dict[str, str]:
     """Parameters and file size of each known model, in words, by key."""
-    return {model.key: f"{theme.count(model.params)} · {theme.size(model.bytes)}" for model in service.chat_models()}
+    return {
+        model.key: f"{theme.count(model.params)}{_rounded(model)} · {theme.size(model.bytes)}"
+        for model in service.chat_models()
+    }
+
+
+def _rounded(model: ChatModel | None) -> str:
+    """That a model's weights are rounded, and to what; '' for all others."""
+    to = model.choice.quantised if model is not None and model.choice is not None else None
+    return f", rounded to {to.upper()}" if to else ""
 
 
 def _branches(service: Service, model: ChatModel | None, key: str) -> tuple[list[Branch], int]:
-    if model is not None and model.run_id is not None:
+    if model is not None and model.choice is None and model.run_id is not None:
         layers: pd.DataFrame = service.layers([model.run_id])
         return branches_of_rows(layers.to_dict("records")), model.params  # type: ignore[arg-type]
     name = model.choice.name if model is not None and model.choice is not None else key

@@ -102,6 +102,28 @@ def test_a_quantised_run_is_complete_smaller_and_compared_with_dense(
     assert rows.run["name"].endswith("Q8_0")
 
 
+def test_chat_loads_the_very_weights_that_were_judged(
+    wide_folder: Path, text: Path, run_of: Callable[[Experiment], RunDirectory], home: Path
+) -> None:
+    from core.chat import models
+    from core.chat.sources import source
+    from core.models.loading import load_directory
+    from core.progress import silent
+
+    directory = run_of(make(wide_folder, text, "q4_0", fidelity=False))
+    with directory.lock():
+        assert worker.work(directory) == worker.COMPLETE
+    judged, _ = load_directory(wide_folder, device="cpu", dtype="float32")
+    before = {name: weight.clone() for name, weight in judged.state_dict().items()}
+    put_rounded(judged, wide_folder, the_file(directory.model_dir), "q4_0")
+    wanted = source(home, directory.id, "four bits")
+    held = models.load(wanted, "cpu", silent)
+    answering = held.model.state_dict()
+    assert all(torch.equal(weight, answering[name]) for name, weight in judged.state_dict().items())
+    assert not all(torch.equal(weight, answering[name]) for name, weight in before.items())
+    assert held.info.params == models.weight_bytes(wanted, "cpu") // 4
+
+
 def test_the_weights_go_where_they_are_not_kept(
     wide_folder: Path, text: Path, run_of: Callable[[Experiment], RunDirectory]
 ) -> None:
