@@ -32,6 +32,8 @@ __all__ = ["Curve", "Point", "Trained", "micro_batch", "precision", "read_curve"
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch
 MARGIN = 0.6  # of free memory
+STATES = 12  # bytes that a trained number takes besides itself: its gradient, and AdamW's two moments
+WARM = 0.2  # of the steps or of the minutes, that warm-up takes at most
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class Trained:
 def _rate(warmup: int, steps: int, clock: Clock) -> Callable[[int], float]:
     """Linear warm-up, then linear fall to zero: by steps, or by the minutes allowed, whichever has gone further.
 
+    Where the minutes allow few steps, warm-up ends when its share of them has gone.
     A function, since a checkpoint would try to hold the state of anything else.
     """
 
     def rate(step: int) -> float:
         gone = max(step / max(1, steps), clock.share)
-        return min(1.0, (step + 1) / max(1, warmup)) * max(0.0, 1.0 - gone)
+        warm = max((step + 1) / max(1, warmup), clock.share / WARM)
+        return min(1.0, warm) * max(0.0, 1.0 - gone)
 
     return rate
 
@@ -74,12 +78,20 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.objective, self._rate = objective, rate
         self.model_accepts_loss_kwargs = False  # losses are means: the Trainer divides them by the micro-batches
         self.losses: list[Tensor] = []
+        self._usual: Tensor | float = 1.0  # learned tokens in a micro-batch of this step, on average
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of a step. Each counts by its learned tokens, so that their size does not matter."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self._usual = torch.stack([_learned(each) for each in batches]).float().mean()
+        return batches, items
 
     def compute_loss(
         self, _model: nn.Module, inputs: Mapping[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
         with self.accelerator.autocast():  # the loss runs parts of the model, which accelerate does not see
-            loss = self.objective(inputs)
+            loss = self.objective(inputs) * (_learned(inputs) / self._usual)
         self.losses.append(loss.detach())
         return (loss, {}) if return_outputs else loss
 
@@ -87,6 +99,11 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if getattr(self, "lr_scheduler", None) is None:
             self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._rate)
         return self.lr_scheduler
+
+
+def _learned(batch: Mapping[str, Tensor]) -> Tensor:
+    """How many tokens of a batch are learned."""
+    return batch["learned"][:, 1:].sum()
 
 
 def train(
@@ -169,7 +186,7 @@ def _attempt(
         enable = getattr(student, "activation_checkpointing_enable", None) or student.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     arguments._n_gpu = min(1, arguments.n_gpu)  # one run, one GPU
-    rate = _rate(min(choice.warmup_steps, max(1, steps // 5)), steps, clock)
+    rate = _rate(min(choice.warmup_steps, max(1, int(WARM * steps))), steps, clock)
     trainer = _Trainer(objective, rate, model=model, args=arguments, train_dataset=material.train, data_collator=_stack)
     trainer.label_names = []
     trainer.remove_callback(PrinterCallback)
@@ -266,7 +283,8 @@ def micro_batch(model: nn.Module, objective: Objective, choice: "Recovery", devi
         return min(choice.micro_batch, choice.batch_size), False
     kind = "cpu" if device == "cpu" else "cuda"
     config: Any = model.config
-    free = MARGIN * info(device).free_bytes
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    free = max(0.0, MARGIN * (info(device).free_bytes - STATES * trained))
     logits = 4 * config.vocab_size * (6 if objective.teacher is not None else 4)
     wide = max(each.shape[0] for name, each in model.named_parameters() if each.ndim == 2 and "embed" not in name)
     layer = 4 * (8 * config.hidden_size + 4 * min(wide, 4 * config.hidden_size))

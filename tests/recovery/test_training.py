@@ -15,7 +15,7 @@ from core.experiment import Recovery
 from core.recovery import training, watching
 from core.recovery.distillation import Objective
 from core.recovery.lora import MaskedLinear, attach, merge
-from core.recovery.samples import Document, Material, pack
+from core.recovery.samples import Document, Material, Rows, pack
 from core.recovery.training import _rate, read_curve, train
 from core.recovery.watching import Clock
 
@@ -75,6 +75,20 @@ def test_the_mixture_is_the_formula(tiny_llama: Any, mix: float) -> None:
         expected = (1 - mix) * ce + mix * temperature**2 * kl.sum(-1).mean()
         found = Objective(student, teacher, mix, temperature)(batch)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_hidden_states_of_a_model_with_fewer_layers_are_held_against_the_dense_ones(tiny_llama: Any) -> None:
+    student, teacher = tiny_llama(num_hidden_layers=1), tiny_llama()
+    batch = batch_of(rows(2))
+    told = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    with torch.no_grad():
+        own, dense = (model.model(**told).last_hidden_state for model in (student, teacher))
+        predicts = torch.zeros_like(batch["learned"])
+        predicts[:, :-1] = batch["learned"][:, 1:]
+        far = float((own - dense)[predicts].square().sum() / dense[predicts].square().sum())
+        plain, more = (float(Objective(student, teacher, 0.5, 2.0, hidden)(batch)) for hidden in (0.0, 0.7))
+    assert far > 0.01
+    assert more - plain == pytest.approx(0.7 * far, rel=1e-4)
 
 
 def test_distilling_the_dense_model_from_itself_costs_nothing(tiny_llama: Any) -> None:
@@ -159,24 +173,29 @@ def test_training_lowers_the_loss_and_says_how_it_went(tiny_llama: Any, tmp_path
     assert (done.stopped, done.diverged) == ("", "")
 
 
-def test_a_killed_training_goes_on_to_the_same_end(
-    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changes", [{"dropout": 0.3}, {"kind": "distillation", "full_weights": True}])
+def test_a_killed_training_goes_on_to_the_same_end_by_the_same_losses(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
-    whole, done = run(tiny_llama(), choice(), tmp_path / "whole")
+    monkeypatch.setattr(watching, "SAID_EVERY_S", 0.0)
+    wanted = choice(**changes)
+    whole, done = run(tiny_llama(), wanted, tmp_path / "whole")
 
     def stop(steps: float, _total: float, _unit: str) -> None:
         if steps >= 5:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        run(tiny_llama(), choice(), tmp_path / "killed", progress=stop)
-    resumed, again = run(tiny_llama(), choice(), tmp_path / "killed")
+        run(tiny_llama(), wanted, tmp_path / "killed", progress=stop)
+    resumed, again = run(tiny_llama(), wanted, tmp_path / "killed")
     assert (again.steps, again.loss_first) == (done.steps, done.loss_first)  # the start is that of the first attempt
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6), name
-    steps = [point["step"] for point in read_curve(tmp_path / "killed" / "curve.jsonl")]
-    assert steps == sorted(set(steps))
+    one, other = (read_curve(tmp_path / name / "curve.jsonl") for name in ("whole", "killed"))
+    assert [point["step"] for point in other] == [point["step"] for point in one] == list(range(9))
+    for name in ("loss", "rate", "tokens"):
+        assert [point[name] for point in other[1:]] == pytest.approx([point[name] for point in one[1:]], rel=1e-5), name
 
 
 def test_one_that_was_killed_after_its_last_step_is_not_trained_further(tiny_llama: Any, tmp_path: Path) -> None:
@@ -252,24 +271,28 @@ def test_the_minutes_allowed_end_it(tiny_llama: Any, tmp_path: Path) -> None:
     assert read_curve(tmp_path / "curve.jsonl")[-1]["rate"] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize("changes", [{}, {"kind": "distillation", "full_weights": True, "learning_rate": 0.003}])
 def test_a_training_that_diverges_gives_back_the_last_checkpoint(
-    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(watching, "CHECKPOINT_SHARE", 0.0)
     model = tiny_llama()
     objective, calls = Objective(model), [0]
+    good: list[torch.Tensor] = []
 
     def spoiled(batch: Any) -> torch.Tensor:
         calls[0] += 1
+        if calls[0] == 9:  # the first micro-batch of step 5
+            good.extend(each.detach().clone() for each in model.parameters())
         return objective(batch) * (math.nan if calls[0] > 8 else 1.0)
 
     spoiled.nll, spoiled.student, spoiled.teacher = objective.nll, model, None
-    trained, done = run(model, choice(), tmp_path, objective=spoiled)
+    _, done = run(model, choice(**changes), tmp_path, objective=spoiled)
     assert "nan" in done.diverged
     assert done.steps == 4
     assert done.validation_after is not None
     assert math.isfinite(done.validation_after)
-    assert all(bool(torch.isfinite(each).all()) for each in trained.parameters())
+    assert all(torch.equal(each, before) for each, before in zip(model.parameters(), good, strict=True))
 
 
 def test_a_training_that_diverges_at_once_says_what_to_do(tiny_llama: Any, tmp_path: Path) -> None:
@@ -298,6 +321,21 @@ def test_a_loss_that_trebles_counts_as_diverged(tiny_llama: Any, tmp_path: Path)
     assert done.steps == 9  # of the last checkpoint that was written while all was well
 
 
+def test_the_size_of_a_micro_batch_changes_nothing(tiny_llama: Any, tmp_path: Path) -> None:
+    """Also where rows differ in how many of their tokens are learned, as answers do."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(4, 12, (8, 24), generator=generator)
+    learned = torch.arange(24) < torch.tensor([3, 24, 6, 20, 2, 9, 24, 4])[:, None]
+    uneven = Material(Rows(ids, torch.arange(24).expand_as(ids), learned), None, {})
+    ends = []
+    for micro in (1, 2, 4):
+        trained, done = run(tiny_llama(), choice(micro_batch=micro), tmp_path / str(micro), uneven)
+        ends.append(([p.detach() for p in trained.parameters() if p.requires_grad], done.loss_last))
+    for weights, loss in ends[1:]:
+        assert loss == pytest.approx(ends[0][1], rel=1e-5)
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(weights, ends[0][0], strict=True))
+
+
 def test_where_memory_does_not_suffice_the_micro_batch_is_halved(tiny_llama: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     objective = Objective(model)
@@ -323,6 +361,10 @@ def test_the_rate_warms_up_and_falls_with_steps_or_time() -> None:
     assert [rate(step) for step in (0, 3, 50, 100)] == pytest.approx([0.25, 0.97, 0.5, 0.0])
     timed = _rate(4, 100, Clock(limit=10.0, before=7.5))
     assert timed(10) == pytest.approx(0.25)
+    slow = [_rate(100, 1_000_000, Clock(limit=10.0, before=seconds))(3) for seconds in (0.0, 1.0, 2.0, 6.0)]
+    assert slow == pytest.approx(
+        [0.04, 0.45, 0.8, 0.4], rel=1e-4
+    )  # so few steps fit into the time: warm-up takes a fifth of it
 
 
 def test_a_torn_line_of_the_curve_is_left_out(tmp_path: Path) -> None:
