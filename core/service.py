@@ -30,6 +30,7 @@ from core.jobs.exporting import ExportChoice, ExportStatus
 from core.jobs.ownership import Owner
 from core.jobs.rundir import RunDirectory
 from core.jobs.supervisor import Supervisor
+from core.keeping import Weights
 from core.live import Live, Now
 from core.making_room import unload_idle
 from core.models import catalogue
@@ -95,6 +96,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
         self.preferences = Preferences(self.home)
         self.places = Places(self.preferences, self._owner)
         self.rebuilds = Rebuilds(self.home, self._owner)
+        self.weights = Weights(self.home, self._owner)
         self.after_queue = AfterQueue(self.home) if self._supervisor is None else self._supervisor.after
         self.travel = Travel(self._store, self.home, self.studies)
         self.reports = Reports(self._store, self.home, self.studies, self.travel)

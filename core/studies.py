@@ -7,7 +7,7 @@ not made again; a run that the study queued says so in its study.json.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,8 @@ from core.origins import distrusted, study_came
 from core.preferences import Preferences
 from core.preview import Setting, problem_of, problems_of, settle
 from core.storage.store import FINISHED, Store
-from core.study import Planned, Study, expand, key_of, shipped
+from core.study import Planned, Study, expand, keeping, key_of, shipped
+from core.study_keep import weighs
 from core.study_shares import shared
 from core.views import Preview
 
@@ -46,9 +47,10 @@ class Queueing(Protocol):
 
 @dataclass(frozen=True)
 class StudyPreview:
-    """What a study would do. `rows`: name, seconds, disk_bytes, memory_bytes, done, problem.
+    """What a study would do. `rows`: name, seconds, disk_bytes, memory_bytes, done, keeps, problem.
 
-    done: id of a complete run that computes the same, or ''.
+    done: id of a complete run that computes the same, or ''. keeps: whether it is to keep its weights; None where there
+    are none of its own.
     Totals are of what is still to do; a problem is a reason why a run is left out. seconds: by the clock, with
     `at_once` runs side by side (each GPU takes one). money: for those seconds; None without a price.
     shared: what several of its runs need and is computed once, a sentence each.
@@ -162,10 +164,11 @@ class Studies:
                 "disk_bytes": found.disk_bytes if works else 0,
                 "memory_bytes": found.memory_bytes if works else 0,
                 "done": found.identical or "",
+                "keeps": run.experiment.save_model if weighs(run.experiment) else None,
                 "problem": " ".join(str(problem) for problem in found.problems),
             })  # fmt: skip
         for left in expansion.left_out:
-            nothing = {"seconds": 0.0, "disk_bytes": 0, "memory_bytes": 0, "done": ""}
+            nothing = {"seconds": 0.0, "disk_bytes": 0, "memory_bytes": 0, "done": "", "keeps": None}
             rows.append({"name": left.name, **nothing, "problem": f"{left.place}: {left.reason}"})
         frame = pd.DataFrame(rows)
         ahead = frame[(frame["done"] == "") & (frame["problem"] == "")]
@@ -213,17 +216,25 @@ class Studies:
         return [self._enqueue(queue, study.id, setting) for setting in wanted]
 
     @full_disk_told()
+    def keep(self, study: Study, names: Collection[str]) -> Study:
+        """Mark the runs called so, and no others, as those that keep their weights; the changed study is kept.
+
+        Runs that the study queued and that are not over hear of it. What is complete stays as it is.
+        """
+        self._owner()
+        marked = keeping(study, names)
+        self.save(marked)
+        own = self._queued_by(study)
+        for run, run_id, state in self._matched(marked):
+            if run_id in own and state not in FINISHED and weighs(run.experiment):
+                RunDirectory.of(self._home / "runs", run_id).write_keep(run.experiment.save_model)
+        return marked
+
+    @full_disk_told()
     def stop(self, study: Study, by: Queueing | None = None) -> list[str]:
         """Cancel the runs that this study queued and that are not over, the last first; returns their ids."""
         queue = self._owner() if by is None else by
-        marks = ", ".join("?" * len(FINISHED))
-        query = f"SELECT id FROM runs WHERE study = ? AND state NOT IN ({marks}) ORDER BY created DESC, id DESC"
-        self._store.sync(self._home)
-        ids = [
-            str(run_id)
-            for (run_id,) in self._store.rows(query, [study.id, *FINISHED])
-            if not RunDirectory.of(self._home / "runs", run_id).status().state.finished
-        ]
+        ids = self._queued_by(study)
         for run_id in ids:
             queue.cancel(run_id)
         return ids
@@ -243,6 +254,17 @@ class Studies:
         return [run_id for _, run_id, _ in self._matched(study) if run_id]
 
     # --- inside
+
+    def _queued_by(self, study: Study) -> list[str]:
+        """Ids of the runs that this study queued and that are not over, the last first."""
+        marks = ", ".join("?" * len(FINISHED))
+        query = f"SELECT id FROM runs WHERE study = ? AND state NOT IN ({marks}) ORDER BY created DESC, id DESC"
+        self._store.sync(self._home)
+        return [
+            str(run_id)
+            for (run_id,) in self._store.rows(query, [study.id, *FINISHED])
+            if not RunDirectory.of(self._home / "runs", run_id).status().state.finished
+        ]
 
     def _matched(self, study: Study) -> Sequence[tuple[Planned, str, str]]:
         """Each run of the study with the id and state of the best run that computes it: by hash, or by its own word."""

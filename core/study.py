@@ -5,6 +5,7 @@
     grid: {pruning.ratio: [0.1, 0.2, 0.3]}          # every value with every other; several grids as a list
     runs: [{pruning.ratio: 0.3, recovery.kind: lora}]  # and single runs
     seeds: [0, 1, 2]                                # each of them once per seed, where a seed matters
+    keep: [{pruning.ratio: 0.3}]                    # whose weights are kept
 
 Opening a study asks for no model. What cannot work by itself is listed as left out, with the reason; what is misspelt
 is an error with its place in the file.
@@ -12,7 +13,7 @@ is an error with its place in the file.
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -28,6 +29,7 @@ from core.experiment import Experiment, Resolved, describe, experiment_hash
 from core.presets import dense_like
 from core.preview import file_name
 from core.sections import Section
+from core.study_keep import entries_for, marks, weighs
 from core.study_names import names_of
 from core.validated import section_of, validated
 
@@ -48,6 +50,10 @@ class Study(Section):
     )
     runs: list[dict[str, Any]] = Field(default_factory=list, description="Single runs: dotted field → value.")
     seeds: list[int] = Field(default_factory=list, description="Every run once per seed, where its seed matters.")
+    keep: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Runs that keep their weights: dotted field → value, and every run that has all of them is meant.",
+    )
     baseline: bool = Field(True, description="Put the dense model, judged in the same way, before the others.")
 
     @field_validator("grid", mode="before")
@@ -134,6 +140,8 @@ def expand(study: Study) -> Expansion:
         except EspalierError as error:
             left_out.append(LeftOut(place, changes, str(error)))
             continue
+        if weighs(experiment) and any(marks(entry, experiment) for entry in study.keep):
+            experiment = experiment.model_copy(update={"save_model": True})
         if experiment.dense and study.baseline:  # judged as a baseline is, so that one serves as both
             experiment = experiment.with_changes({"evaluation.fidelity": False})
         key = key_of(experiment)
@@ -142,6 +150,10 @@ def expand(study: Study) -> Expansion:
             wanted.append((changes, experiment))
     if not wanted:
         raise ExperimentError.of([Problem(each.place, each.reason) for each in left_out[:5]])
+    kept = [experiment for _, experiment in wanted if weighs(experiment)]
+    for i, entry in enumerate(study.keep):
+        if not any(marks(entry, experiment) for experiment in kept):
+            left_out.append(LeftOut(f"keep.{i}", entry, "no run of this study has these values: nothing is kept"))
     titles = names_of(study.name, [(set(changes), experiment) for changes, experiment in wanted])
     runs = [
         Planned(experiment.model_copy(update={"name": title}), key_of(experiment))
@@ -150,6 +162,14 @@ def expand(study: Study) -> Expansion:
     baselines = _baselines(runs, seen) if study.baseline else []
     ordered = sorted(runs, key=lambda run: not run.experiment.dense)
     return Expansion((*baselines, *ordered), tuple(left_out))
+
+
+def keeping(study: Study, names: Collection[str]) -> Study:
+    """The study with a mark on the runs called so, and no other; those that say `save_model` themselves keep theirs."""
+    plain = study.model_copy(update={"keep": []})
+    runs = [run.experiment for run in expand(plain).runs if weighs(run.experiment) and not run.experiment.save_model]
+    paths = list(dict.fromkeys(path for _, changes in combinations(study) for path in changes))
+    return study.model_copy(update={"keep": entries_for(names, runs, paths, study.keep)})
 
 
 def combinations(study: Study) -> Iterator[tuple[str, Changes]]:
@@ -230,6 +250,8 @@ def _change_problems(study: Study) -> list[Problem]:
                 problems.append(Problem(place, f"{place} has no values.", "List at least one."))
     for i, changes in enumerate(study.runs):
         problems += filter(None, [_unknown(path, f"runs.{i}.{path}") for path in changes])
+    for i, entry in enumerate(study.keep):
+        problems += filter(None, [_unknown(path, f"keep.{i}.{path}") for path in entry])
     places = [("grid", path) for grid in study.grid for path in grid] + [
         (f"runs.{i}", path) for i, changes in enumerate(study.runs) for path in changes
     ]

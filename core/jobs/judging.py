@@ -17,7 +17,7 @@ from core.jobs import stages
 from core.jobs.baselines import Earlier, part_key, perplexity_protocol, task_protocol, weights_hash
 from core.jobs.journal import Journal
 from core.jobs.judging_speed import speed_part
-from core.progress import Progress
+from core.progress import Progress, while_it_lasts
 from core.settings import documents_dir, runs_dir
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class _Models:
         """What the pruned model's saved weights hash to; '' for the dense model, whose source says what it is."""
         if self._weights is None:
             dense = self._setting.experiment.dense
-            self._weights = "" if dense else weights_hash(self.journal.directory.model_dir)
+            folder = self.journal.directory.model_dir
+            self._weights = "" if dense else while_it_lasts(lambda: weights_hash(folder), self.journal.tick)
         return self._weights
 
     def dense(self) -> Any:
@@ -164,7 +165,7 @@ def _perplexity(setting: "Setting", models: _Models, text: PerplexityCorpus) -> 
         from core.evaluation.perplexity import perplexity
 
         model, tokenizer = models.judged()
-        windows = evaluation_windows(text, tokenizer)
+        windows = while_it_lasts(lambda: evaluation_windows(text, tokenizer), models.journal.tick)
         size = setting.experiment.evaluation.batch_size
         result = perplexity(model, windows, batch_size=size, progress=progress)
         details = _what_it_read(setting, text, recovered=models.base == stages.JUDGE_RECOVERED)
@@ -236,7 +237,8 @@ def _fidelity(setting: "Setting", models: _Models) -> Part:
         from core.evaluation.fidelity import fidelity
 
         model, tokenizer = models.judged()
-        windows = evaluation_windows(_fidelity_text(setting), tokenizer)
+        text = _fidelity_text(setting)
+        windows = while_it_lasts(lambda: evaluation_windows(text, tokenizer), models.journal.tick)
         kept, size = _kept_layers(models.journal), setting.experiment.evaluation.batch_size
         result = fidelity(model, models.dense(), windows, kept=kept, batch_size=size, progress=progress)
         return Judged(result.metrics(windows), [], {"layer_errors": result.layer_errors(windows)})

@@ -121,7 +121,7 @@ def _run(journal: Journal, experiment: Experiment) -> None:
         directory.write_results(results_of(directory, setting))  # a recovery that fails costs nothing
         _recover(journal, setting)
     _clear(directory)
-    if saved is not None and not experiment.save_model:
+    if saved is not None and not directory.keeps_weights():
         for folder in (directory.model_dir, directory.recovered_dir):
             shutil.rmtree(folder, ignore_errors=True)
     directory.write_results(results_of(directory, setting))

@@ -11,6 +11,7 @@
     state.json          the supervisor, atomic, only while no worker lives
     freed.json          the supervisor, once: whether a cancelled run gave its memory back (core/jobs/freeing.py)
     study.json          the service: which study queued the run (core/studies.py), once
+    keep.json           the service: whether its weights are kept, if that was changed (core/keeping.py)
     export/             exports of the model, with where each stands (core/jobs/exporting.py)
     worker.lock         held by the worker all its life: "the worker lives" means that this lock is held
 
@@ -147,6 +148,10 @@ class RunDirectory:
         return self.path / "study.json"
 
     @property
+    def keep_file(self) -> Path:
+        return self.path / "keep.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "worker.lock"
 
@@ -171,6 +176,15 @@ class RunDirectory:
     def write_experiment(self, experiment: "Experiment") -> None:
         """Write experiment.yaml; the folder is made if need be."""
         write_atomic(self.experiment_file, experiment.to_yaml())
+
+    def keeps_weights(self) -> bool:
+        """Whether the run is to keep its weights, once they are judged: what was said last, else its experiment."""
+        said = (read_json(self.keep_file) or {}).get("keep")
+        return said if isinstance(said, bool) else self.experiment().save_model
+
+    def write_keep(self, keep: bool) -> None:
+        """Say whether the run is to keep its weights; heard until its last stage is done."""
+        write_atomic(self.keep_file, to_json({"v": 1, "keep": keep}))
 
     # --- events and status
 

@@ -9,7 +9,7 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, theme
+from pages._parts import runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, runs_weights, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_board import EVERY_S, act, waits_for
 
@@ -108,6 +108,7 @@ def _buttons(service: Service, detail: RunDetail) -> None:
             "Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"
         ):
             _confirm_delete(service, run_id, detail.name)
+        runs_weights.to_come(service, run_id)
         return
     if state == "COMPLETE":
         _look(detail)
@@ -120,6 +121,7 @@ def _buttons(service: Service, detail: RunDetail) -> None:
     if service.rebuilds.missing(run_id):
         runs_again.button(service, run_id)
     _copy(run_id)
+    runs_weights.button(service, run_id)
     if st.button("Delete run", key="runs_delete", icon=":material/delete:", type="tertiary"):
         _confirm_delete(service, run_id, detail.name)
 

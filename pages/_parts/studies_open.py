@@ -12,7 +12,7 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service, get_service
-from pages._parts import runs_text, theme
+from pages._parts import runs_text, studies_keep, theme
 from pages._parts import studies_text as say
 
 EVERY_S = 2.0
@@ -51,7 +51,8 @@ def show(service: Service, study_id: str) -> None:
     with right:
         if preview.shared:
             st.html(f'<h2 class="esp-section">Done once, for several runs</h2>{say.shared_html(preview.shared)}')
-    _runs(study, preview, status)
+    _runs(service, study, preview, status)
+    studies_keep.show(service, study, preview, status)
     _yaml(service, study)
 
 
@@ -213,7 +214,7 @@ def _set_price(service: Service) -> None:
         st.session_state["studies_error"] = str(error)
 
 
-def _runs(study: Any, preview: Any, status: Any) -> None:
+def _runs(service: Service, study: Any, preview: Any, status: Any) -> None:
     rows = preview.rows
     works = rows[rows["problem"] == ""].merge(status.rows, on="name", how="left")
     out = rows[rows["problem"] != ""]
@@ -227,6 +228,7 @@ def _runs(study: Any, preview: Any, status: Any) -> None:
                 "time": [theme.duration(seconds) for seconds in works["seconds"]],
                 "disk": [theme.size(count) for count in works["disk_bytes"]],
                 "memory": [theme.size(count) for count in works["memory_bytes"]],
+                "weights": studies_keep.words(service, runs_text.records(works)),
             }
         )
         c = st.column_config
@@ -244,6 +246,7 @@ def _runs(study: Any, preview: Any, status: Any) -> None:
                 "time": c.TextColumn("Takes about", alignment="right", help="The whole run, from start to end"),
                 "disk": c.TextColumn("Keeps on disk", alignment="right"),
                 "memory": c.TextColumn("Needs memory", alignment="right"),
+                "weights": c.TextColumn("Weights", width=100, help="Kept: on disk now, or once the run is complete"),
             },
             alt="Runs of this study with their state and cost. Selecting one that was queued opens it.",
         )

@@ -74,6 +74,19 @@ def test_a_model_is_made_again_bit_for_bit_and_the_helper_goes(service: Service,
     assert service.rebuilds.start(run_id) != helper
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_was_said_of_weights_while_a_run_waited_counts_for_more_than_its_yaml(
+    service: Service, wanda: Experiment, keep: bool
+) -> None:
+    service.pause()
+    (run_id,) = service.submit([wanda.model_copy(update={"save_model": not keep})])
+    service.weights.keep(run_id, keep)
+    service.pause(False)
+    until(lambda: complete(service, run_id))
+    assert service.weights.there(run_id) is keep
+    assert (service.weights.size(run_id) > 10_000) is keep
+
+
 def handed(home: Path, wanda: Experiment, **changed: Any) -> tuple[RunDirectory, RunDirectory]:
     """A complete run without weights, and a complete helper that made a model for it, written by hand."""
     found = []

@@ -1,17 +1,21 @@
 """Studies: chosen, written, imported, queued and stopped as one, on the page."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.jobs.rundir import RunDirectory
+from core.jobs.rundir import RunDirectory, new_run_id
+from core.jobs.status import now_iso
 from core.service import Service
+from core.study import expand
 from pages._parts import studies_text as say
 from pages._parts import theme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+ENDED = ("RUNNING", "COMPLETE")
 MINE = """name: My <b>own</b>
 note: What <i>for</i>.
 base: {pruning: {ratio: 0.34, layers: [4, 25], calibration: {samples: 8, length: 256}},
@@ -85,6 +89,60 @@ def test_a_study_is_written_previewed_queued_and_stopped(service: Service) -> No
     assert service.status_line().queue_length == 0
     assert "3 cancelled" in html(app)
     assert "studies_queue" in keys(app)
+
+
+def test_runs_are_marked_to_keep_their_weights_before_and_while_they_wait(service: Service) -> None:
+    service.studies.save(service.studies.read(MINE))
+    name, other = (f"My <b>own</b>: {method} 34 %" for method in ("Taylor", "L1 norm"))
+    app = page("my-b-own-b")
+    choice = app.multiselect(key="studies_keep")
+    assert (choice.value, len(choice.options)) == ([], 2)  # the dense model has nothing to keep
+    less = service.studies.preview(service.studies.find("my-b-own-b")).disk_bytes
+    choice.set_value([name]).run()
+    assert not app.exception
+    assert app.multiselect(key="studies_keep").value == [name]
+    assert list(app.dataframe[0].value["weights"]) == ["", "to keep", "go"]
+    assert "keep:\n" in app.text_area(key="studies_text_my-b-own-b").value
+    study = service.studies.find("my-b-own-b")
+    assert service.studies.preview(study).disk_bytes > less + 100_000_000
+    app.button(key="studies_queue").click().run()
+    ids = dict(service.studies.status(study).rows.set_index("name")["run_id"])
+    folders = {each: RunDirectory.of(service.home / "runs", ids[each]) for each in (name, other)}
+    assert {each: folder.keeps_weights() for each, folder in folders.items()} == {name: True, other: False}
+    app.multiselect(key="studies_keep").set_value([other]).run()  # those that wait hear of it
+    assert not app.exception
+    assert {each: folder.keeps_weights() for each, folder in folders.items()} == {name: False, other: True}
+
+
+def test_marks_do_not_overwrite_yaml_that_somebody_is_writing(service: Service) -> None:
+    service.studies.save(service.studies.read(MINE))
+    app = page("my-b-own-b")
+    area = app.text_area(key="studies_text_my-b-own-b")
+    area.set_value(area.value.replace("0.34", "0.2")).run()
+    app.multiselect(key="studies_keep").set_value(["My <b>own</b>: Taylor 34 %"]).run()
+    assert "is not saved" in html(app)
+    assert app.multiselect(key="studies_keep").value == []
+    assert "0.2" in app.text_area(key="studies_text_my-b-own-b").value
+    assert "keep:" not in (service.home / "studies" / "my-b-own-b.yaml").read_text()
+
+
+def test_marked_runs_that_kept_nothing_are_made_again_with_one_button(service: Service) -> None:
+    study = service.studies.read(MINE + "keep: [{pruning.method: taylor}]\n")
+    service.studies.save(study)
+    for run in expand(study).runs:
+        folder = RunDirectory.of(service.home / "runs", new_run_id(run.key))
+        folder.write_experiment(run.experiment)
+        folder.study_file.write_text(json.dumps({"v": 1, "study": study.id}))
+        states = [{"v": 1, "seq": i, "attempt": 1, "kind": "state", "state": word} for i, word in enumerate(ENDED, 1)]
+        folder.events_file.write_text("".join(json.dumps({**each, "time": now_iso()}) + "\n" for each in states))
+    app = page(study.id)
+    assert list(app.dataframe[0].value["weights"]) == ["", "gone", "gone"]
+    button = app.button(key="studies_again")
+    assert button.label == "Make 1 model again"
+    button.click().run()
+    assert not app.exception
+    assert service.status_line().queue_length == 1
+    assert "studies_again" not in keys(app)
 
 
 def test_a_price_turns_hours_into_money_and_is_kept(service: Service) -> None:
