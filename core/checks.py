@@ -53,10 +53,10 @@ def _recovery(experiment: Experiment, architecture: Architecture) -> Iterator[Pr
             f"A batch of {recovery.batch_size} is no multiple of a micro-batch of {recovery.micro_batch}.",
             "Choose a divisor of the batch, or auto.",
         )
-    if recovery.kind == "lora":
-        for name in ("full_weights", "hidden_mix"):
-            if getattr(recovery, name):
-                yield Problem(f"recovery.{name}", f"{name} is part of distillation, and kind is lora.", "Leave it out.")
+    why = "kind is lora" if recovery.kind == "lora" else "full_weights trains no LoRA matrices"
+    for name in recovery.inapplicable():
+        if (value := getattr(recovery, name)) != type(recovery).model_fields[name].default:
+            yield Problem(f"recovery.{name}", f"{name}={value!r} does not apply: {why}.", "Leave it out.")
     if recovery.hidden_mix and experiment.pruning is not None and _narrows(experiment.pruning.method):
         yield Problem(
             "recovery.hidden_mix",

@@ -243,7 +243,8 @@ class Recovery(Section):
     """Training after the cut."""
 
     kind: Literal["lora", "distillation"] = Field(
-        description="LoRA on the pruned model, or distillation from the dense one."
+        "distillation",
+        description="LoRA on the pruned model, or distillation from the dense one. Left out: LoRA where the data are instructions or chats, else distillation.",
     )
     data: RecoveryData = Field(default_factory=RecoveryData, description="What the pruned model learns from.")
     rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA matrices.")
@@ -273,6 +274,21 @@ class Recovery(Section):
     )
     full_weights: bool = Field(False, description="Distil into the weights of the cut layers themselves, without LoRA.")
     validation: float = Field(0.02, ge=0, lt=1, description="Share of the data kept for validation.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _answers_are_for_lora(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "kind" in data:
+            return data
+        lesson = data.get("data")
+        form = lesson.get("format") if isinstance(lesson, Mapping) else getattr(lesson, "format", None)
+        return {**data, "kind": "lora"} if form in ("instructions", "chat") else data
+
+    def inapplicable(self) -> list[str]:
+        """Fields that this kind of training ignores, and that are refused when set."""
+        if self.kind == "lora":
+            return ["full_weights", "temperature", "loss_mix", "hidden_mix"]
+        return ["rank", "alpha", "dropout"] if self.full_weights else []
 
 
 class PerplexityCorpus(_Text):

@@ -69,6 +69,8 @@ def test_an_unknown_family_lists_the_known_ones() -> None:
         ({"kind": "lora", "batch_size": 64, "micro_batch": 6}, "micro_batch"),
         ({"kind": "lora", "full_weights": True}, "full_weights"),
         ({"kind": "lora", "hidden_mix": 0.5}, "hidden_mix"),
+        ({"kind": "lora", "temperature": 4}, "temperature"),
+        ({"kind": "distillation", "full_weights": True, "rank": 16}, "rank"),
         ({"kind": "lora", "data": {"corpus": "generated", "format": "chat"}}, "data.format"),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from core import experiment as module
 from core import validated, yaml_text
 from core.errors import ExperimentError
-from core.experiment import Experiment, Resolved, canonical, describe, experiment_hash, schema
+from core.experiment import Experiment, Recovery, Resolved, canonical, describe, experiment_hash, schema
 
 RESOLVED = Resolved(model="abc", dtype="float32", device_type="cpu", n_layers=30)
 
@@ -136,6 +136,32 @@ def test_corpus_and_path_exclude_each_other() -> None:
     assert (entry.corpus, entry.path) == (None, "a.txt")
     with pytest.raises(ExperimentError, match="either corpus or path"):
         Experiment.parse({"evaluation": {"perplexity": [{"path": "a.txt", "corpus": "wikitext2"}]}})
+
+
+@pytest.mark.parametrize(
+    ("recovery", "kind"),
+    [
+        ({}, "distillation"),
+        ({"data": {"corpus": "generated"}}, "distillation"),
+        ({"data": {"path": "rows.jsonl", "format": "chat"}}, "lora"),
+        ({"data": {"corpus": "alpaca-cleaned", "format": "instructions"}, "rank": 4}, "lora"),
+        ({"kind": "lora"}, "lora"),
+        ({"kind": "distillation", "data": {"path": "rows.jsonl", "format": "chat"}}, "distillation"),
+    ],
+)
+def test_recovery_is_distillation_where_no_answers_are_given(recovery: dict[str, object], kind: str) -> None:
+    experiment = Experiment.parse({"pruning": {"method": "l2"}, "recovery": recovery})
+    assert experiment.recovery is not None
+    assert experiment.recovery.kind == kind
+    assert Experiment.from_yaml(experiment.to_yaml()) == experiment
+
+
+def test_recovery_is_llm_pruners_published_recipe() -> None:
+    """What post_training.py of LLM-Pruner does, as its README calls it (https://github.com/horseee/LLM-Pruner)."""
+    recovery = Recovery(kind="lora")
+    assert (recovery.rank, recovery.alpha, recovery.dropout) == (8, 16, 0.05)
+    assert (recovery.learning_rate, recovery.batch_size, recovery.epochs) == (1e-4, 64, 2)
+    assert (recovery.cutoff, recovery.warmup_steps, recovery.target_modules) == (256, 100, "all-linear")
 
 
 def test_recovery_of_a_dense_model_is_refused() -> None:

@@ -45,6 +45,9 @@ def lessons() -> list[Lesson]:
 def check_data(recovery: "Recovery", field: str = "recovery.data") -> list[Problem]:
     """Why the data cannot be had, or is not of its format, as far as a first look tells; asks no network."""
     data = recovery.data
+    if data.path is not None and data.corpus is not None:
+        what = f"Both a corpus ({data.corpus}) and a file ({data.path}) are given to learn from."
+        return [Problem(f"{field}.corpus", what, "Give one of them.")]
     if data.path is not None:
         return _file_problems(data, field)
     known = {lesson.name: lesson for lesson in lessons()}

@@ -143,7 +143,7 @@ def _more(fields: frozenset[str], says: Says) -> None:
         )
         _row(
             fields,
-            [("rank", "LoRA rank", 1, 4096, 1), ("alpha", "LoRA alpha", 0.0, None, 1.0),
+            [("rank", "LoRA rank", 1, 1024, 1), ("alpha", "LoRA alpha", 0.0, None, 1.0),
              ("dropout", "LoRA dropout", 0.0, 0.99, 0.01)],
         )  # fmt: skip
         says.place("recovery.target_modules", "recovery.rank", "recovery.alpha", "recovery.dropout")

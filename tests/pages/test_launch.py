@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.errors import ExperimentError
-from core.experiment import Experiment, Recovery
+from core.experiment import Experiment, Recovery, RecoveryData
 from core.service import close_service, get_service
 from pages._parts import launch_build
 from pages._parts.launch_state import DEFAULTS, DOORS, KEEPS, NONE, from_pruning, from_recovery
@@ -210,9 +210,11 @@ def test_only_the_fields_of_the_kind_are_drawn_and_count() -> None:
 
 
 def test_every_field_of_the_schema_stands_on_the_form() -> None:
-    keys = {key.removeprefix("launch_recovery_") for key in DEFAULTS if key.startswith("launch_recovery")}
-    assert set(Recovery.model_fields) - {"kind", "data"} <= keys
-    assert {"data", "path", "format", "max_samples"} <= keys
+    app = with_recovery("distillation", data="file", format="text")
+    drawn = [*app.number_input, *app.checkbox, *app.segmented_control, *app.selectbox, *app.text_input]
+    keys = {str(widget.key).removeprefix("launch_recovery_") for widget in drawn}
+    assert {*Recovery.model_fields, *RecoveryData.model_fields} - {"kind", "corpus"} <= keys
+    assert {"launch_recovery", "data"} <= keys  # the kind, and the corpus or that it is a file
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_passages_and_the_dense_models_own_text_need_no_network() -> None:
     [
         ({"format": "instructions"}, "format", "passages is plain text, not instructions"),
         ({"corpus": "generated", "format": "chat"}, "format", "plain text"),
+        ({"corpus": "generated", "path": "rows.txt"}, "corpus", "a file (rows.txt)"),
         ({"corpus": "alpaca-cleaned"}, "format", "rows of instruction"),
         ({"corpus": "alpaca-cleaned", "format": "instructions"}, "corpus", "work offline"),
         ({"corpus": "someone/chats", "format": "chat"}, "corpus", "work offline"),
