@@ -42,7 +42,7 @@ def generated(
     """Token ids of documents of at most `length` tokens by the model; from `folder` if it wrote them before.
 
     The same model, number format, seed and number of rows at once give the same text on the same device. Of several
-    runs that want the same text one writes it.
+    runs that want the same text one writes it. What was written before a kill is not written again.
     """
     prompts = _prompts(tokenizer, documents, seed)
     dtype = _dtype(model)
@@ -57,8 +57,9 @@ def generated(
             found: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
             return found
         with _writer(model, dtype) as writer:
-            made = _written(writer, tokenizer, prompts, length, at_once, seed, progress)
+            made = _written(writer, tokenizer, prompts, length, at_once, seed, file.with_suffix(".part"), progress)
         write_atomic(file, json.dumps(made))
+        file.with_suffix(".part").unlink(missing_ok=True)
     return made
 
 
@@ -85,15 +86,19 @@ def _written(
     length: int,
     at_once: int,
     seed: int,
+    part: Path,
     progress: Progress,
 ) -> list[list[int]]:
-    made: list[list[int]] = []
+    """Documents for all prompts; on from the whole batches that `part` holds, where each is kept when it is written."""
+    made: list[list[int]] = json.loads(part.read_text(encoding="utf-8")) if part.is_file() else []
     documents, ends = len(prompts), _ends(model, tokenizer)
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, *sorted(ends))
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        for start in range(0, documents, at_once):
+        for start in range(len(made), documents, at_once):
+            torch.manual_seed(
+                (seed + (start << 32)) % 2**63
+            )  # each batch by itself: whichever is the first to be written
             some = torch.tensor(prompts[start : start + at_once], device=model.device)
 
             def step(ids: torch.Tensor, _scores: Any, start: int = start, **_: Any) -> torch.Tensor:
@@ -117,6 +122,7 @@ def _written(
                     stopping_criteria=[step],
                 )
             made += [_cut(row, ends) for row in answers.tolist()]
+            write_atomic(part, json.dumps(made))
     progress(documents, documents, "documents")
     return made
 

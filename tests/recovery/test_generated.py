@@ -127,6 +127,27 @@ def test_of_two_runs_that_want_the_same_text_one_writes_and_the_other_waits(
     assert len(told) == 3
 
 
+def test_writing_that_was_killed_goes_on_behind_the_last_whole_batch(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module._AT_ONCE, "cpu", 2)
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    whole = write(model, tokenizer, tmp_path / "whole")
+    told: list[float] = []
+
+    def progress(done: float, _total: float, _unit: str) -> None:
+        told.append(done)
+        if len(told) > 1 and 4 < done < 6:  # within the third batch of three
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        write(model, tokenizer, tmp_path / "killed", progress=progress)
+    told[:] = [0.0]
+    assert write(model, tokenizer, tmp_path / "killed", progress=lambda done, *_: told.append(done)) == whole
+    assert told[1] > 4
+    assert [each.suffix for each in (tmp_path / "killed").iterdir() if each.suffix != ".lock"] == [".json"]
+
+
 def test_it_tells_of_every_token_and_can_be_cancelled_within_a_batch(
     tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
