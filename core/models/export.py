@@ -253,7 +253,7 @@ def _agreement(source: Path, path: Path, dtype: GgufDtype, stage: Stage, threads
 
     stored = stored_dtype(source)
     model, tokenizer = load_directory(source, device="cpu", dtype=stored, progress=stage("load"))
-    said = reference(model, tokenizer, getattr(torch, stored))
+    said = reference(model, tokenizer, getattr(torch, stored), progress=stage("verify"))
     del model
     return compare(path, said, dtype, stage("verify"), threads)
 

@@ -86,7 +86,11 @@ def engine_name() -> str:
 
 
 def reference(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", stored: "torch.dtype", positions: int = POSITIONS
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    stored: "torch.dtype",
+    positions: int = POSITIONS,
+    progress: Progress = silent,
 ) -> Reference:
     """Ask transformers. `stored` is the format of the weights on disk; arithmetic is float32 on the CPU."""
     import torch
@@ -94,7 +98,7 @@ def reference(
     texts = (TEXT, *PASSAGES)
     ids = [list(tokenizer(text)["input_ids"]) for text in texts]
     prompts = [found[:positions] for found in ids[1:] if found]
-    with _float32_on_cpu(model, stored), torch.inference_mode():
+    with _float32_on_cpu(model, stored, lambda: progress(0, 1, "steps")), torch.inference_mode():
         log_probs = [
             torch.log_softmax(model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float(), dim=-1)
             for prompt in prompts

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,8 @@ def verify(
     trusted = "auto_map" in config
     ids = _token_ids(model.config)
     progress(0, 3, "steps")
-    with _float32_on_cpu(model, getattr(torch, config["dtype"])), torch.inference_mode():
+    stored = getattr(torch, config["dtype"])
+    with _float32_on_cpu(model, stored, lambda: progress(0, 3, "steps")), torch.inference_mode():
         expected = model(input_ids=ids, use_cache=False).logits
     progress(1, 3, "steps")
     with TemporaryDirectory(prefix="espalier-verify-") as scratch:
@@ -115,8 +116,8 @@ def _token_ids(config: Any) -> "torch.Tensor":
 
 
 @contextmanager
-def _float32_on_cpu(model: "PreTrainedModel", stored: "torch.dtype") -> Iterator[None]:
-    """While open, each module computes in float32 on the CPU from its weights rounded to `stored`.
+def _float32_on_cpu(model: "PreTrainedModel", stored: "torch.dtype", tick: Callable[[], None]) -> Iterator[None]:
+    """While open, each module computes in float32 on the CPU from its weights rounded to `stored`, after a `tick`.
 
     One module at a time is converted and put back, so that no second copy of the model is needed. A scale of the
     embedding, which a half-precision model holds rounded, is that of the config.
@@ -129,6 +130,7 @@ def _float32_on_cpu(model: "PreTrainedModel", stored: "torch.dtype") -> Iterator
         return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
     def enter(module: torch.nn.Module, _inputs: Any) -> None:
+        tick()
         held[module] = [(each, each.data) for each in own(module)]
         for weight in module.parameters(recurse=False):
             weight.data = weight.data.to("cpu", stored).float()

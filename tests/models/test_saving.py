@@ -255,15 +255,35 @@ def test_verification_can_be_cancelled_and_leaves_no_process(tiny_llama, tiny_to
     saved = save(model, tiny_tokenizer(), tmp_path / "model")
     calls = []
 
-    def cancel_the_third(done, total, unit):
+    def cancel_while_it_waits(done, total, unit):
         calls.append(done)
-        if len(calls) == 4:
+        if calls.count(1) == 3:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        verify(saved.directory, model, tiny_tokenizer(), cancel_the_third)
+        verify(saved.directory, model, tiny_tokenizer(), cancel_while_it_waits)
     living = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
     assert not [each for each in living if "verify_process" in " ".join(each.cmdline())]
+
+
+def test_a_verification_is_cancelled_before_the_next_module_computes_and_gives_the_weights_back(
+    tiny_llama, tiny_tokenizer, tmp_path
+):
+    model = tiny_llama(dtype=torch.bfloat16)
+    before = {name: (each.dtype, each.data_ptr()) for name, each in model.named_parameters()}
+    saved, calls, heads = save(model, tiny_tokenizer(), tmp_path / "model"), [0], []
+    model.lm_head.register_forward_pre_hook(lambda *_: heads.append(calls[0]))
+
+    def cancel(_done, _total, _unit):
+        calls[0] += 1
+        if calls[0] == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        verify(saved.directory, model, tiny_tokenizer(), cancel)
+    assert calls == [5]
+    assert heads == []
+    assert {name: (each.dtype, each.data_ptr()) for name, each in model.named_parameters()} == before
 
 
 def test_the_saved_code_imports_nothing_but_the_standard_library_and_transformers(tiny_llama, tiny_tokenizer, tmp_path):
