@@ -10,7 +10,7 @@ import pandas as pd
 
 from core import board, roots
 from core import device as hardware
-from core.chat import documents, lens
+from core.chat import documents, lens, sources
 from core.chat.difference import Parting, Run, first_words, parting, runs
 from core.chat.prepare import Prepared, Room, prepare, room
 from core.chat.prompts import OFFERED, OwnPrompts
@@ -125,23 +125,47 @@ class Talks:
         except EspalierError:
             return ""
 
-    def move(self, device: str) -> None:
-        """Answer on `cpu` or `auto` from now on; the models load there with the next prompt."""
-        self._client().move(device)
+    def move(self, device: str, mine: str = "", *, even_others: bool = False) -> int:
+        """Answer on `cpu` or `auto` from now on; the models load there with the next prompt. Answers as `free`."""
+        return self._client().leave(mine, device=device, even_others=even_others)
 
-    def room(self, models: Sequence[ChatModel], device: str | None = None) -> Room:
-        """Whether these models fit beside each other on the chat's device, or on another."""
+    def free(self, mine: str = "", *, even_others: bool = False) -> int:
+        """End the worker, and with it all that its models hold and say.
+
+        While it answers others than the conversation `mine`, nothing is done unless `even_others`, and the answer is
+        how many answers and models they wait for; else it is 0.
+        """
+        return self._client().leave(mine, even_others=even_others)
+
+    def others(self, mine: str = "") -> int:
+        """How many answers and models others than the conversation `mine` wait for."""
+        return self._client().others(mine)
+
+    def room(self, models: Sequence[tuple[str, str]], device: str | None = None) -> Room:
+        """Whether models given as (key, title) fit beside each other on the chat's device, or on another.
+
+        Counted as the worker counts before it loads: a model's weights by its config, whether a run made it or not.
+        """
         where = self.device() if device is None else hardware.resolve_device(device)
         size = BYTES[hardware.resolve_dtype("auto", where)]
-        needed = {model.key: model.params * size for model in models}
-        free = hardware.info(where).free_bytes
-        if where != self.device():  # what the worker holds elsewhere is no help here
-            return Room(sum(needed.values()), free)
-        return room(self._client(), needed, free, where)
+        counted = {key: self._params(key) for key, _ in models}
+        needed = {key: count * size for key, count in counted.items() if count is not None}
+        unknown = tuple(title for key, title in models if counted[key] is None)
+        return room(self._client(), needed, hardware.info(where).free_bytes, where, unknown)
 
-    def prepare(self, models: Sequence[tuple[str, str]]) -> Iterator[Prepared]:
-        """Load and warm models given as (key, title); one entry a model as it is ready."""
-        return prepare(self._client(), models)
+    def _params(self, key: str) -> int | None:
+        """Weights of a model; None where its config cannot be had or read."""
+        try:
+            return sources.params(self._client().source(key))
+        except (EspalierError, OSError, ValueError):
+            return None
+
+    def prepare(
+        self, models: Sequence[tuple[str, str]], said: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Prepared]:
+        """Load and warm models given as (key, title); one entry a model as it is ready. `said` hears what it waits
+        for."""
+        return prepare(self._client(), models, said)
 
     # --- what is on stage
 
@@ -166,8 +190,18 @@ class Talks:
 
     # --- reading closer
 
-    def look_closer(self, conversation: "Conversation", turn: "Turn", side: int, dense: ChatModel) -> None:
-        """Fill the token lens of one answer: how surprised the dense model is by each of its tokens."""
+    def look_closer(
+        self,
+        conversation: "Conversation",
+        turn: "Turn",
+        side: int,
+        dense: ChatModel,
+        said: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Fill the token lens of one answer: how surprised the dense model is by each of its tokens.
+
+        `said` hears what is waited for.
+        """
         answer = turn.answers[side]
         client = self._client()
         answer.scores = lens.measure(
@@ -177,6 +211,7 @@ class Talks:
             conversation.messages(turn, side),
             answer.ids,
             owner=conversation.id,
+            said=said,
         )
 
     def dense_of(self, key: str, models: Sequence[ChatModel], runs_of: pd.DataFrame) -> ChatModel | None:

@@ -44,8 +44,7 @@ if chosen:
     conversation = chat_choose.conversation(service, chosen, settings)
     conversation.blind, conversation.hold = blind, held
     if prompt:
-        conversation.stop()
-        conversation.start(conversation.ask(prompt))
+        chat_keep.ask(conversation, prompt)
     before = st.empty()  # drawn before what streams, so that nothing old stays in sight meanwhile
     if not conversation.turns:
         with before.container():

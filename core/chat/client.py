@@ -39,6 +39,7 @@ from core.chat.protocol import (
     Report,
     Request,
     Sampling,
+    Score,
     Source,
     Unload,
     Waiting,
@@ -47,6 +48,7 @@ from core.chat.protocol import (
     read_event,
 )
 from core.errors import InputError, RunError
+from core.jobs.failures import full_disk_told
 
 log = logging.getLogger("espalier.chat")
 POLL = 0.2
@@ -58,6 +60,18 @@ SPIN = "10000"
 
 The default looks far longer and, on cores that others use too, keeps the thread it waits for from running: measured
 on two busy cores, a prompt of 64 tokens took 11 s instead of 1.6 s."""
+
+
+STARTING = "starting the inference worker"
+ENDED = "Somebody else ended all answers, to free memory or to compute elsewhere."
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears the events of one request. `owner` waits for an answer or a model; None: nobody is kept waiting."""
+
+    events: "queue.SimpleQueue[Event]"
+    owner: str | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,6 @@ class Generation:
     def __init__(self, client: "ChatClient", identity: str, events: "queue.SimpleQueue[Event]") -> None:
         self.id = identity
         self._client, self._events = client, events
-        self._reason = "starting the inference worker"
         self._ended = False
 
     def __iter__(self) -> Iterator[Event]:
@@ -89,7 +102,7 @@ class Generation:
         try:
             event = self._events.get(timeout=POLL)
         except queue.Empty:
-            return Waiting(id=self.id, reason=self._reason if self._client.starting else "")
+            return Waiting(id=self.id, reason=self._client.starting)
         if isinstance(event, ENDS):
             self._ended = True
             self._client.forget(self.id)
@@ -121,7 +134,8 @@ class ChatClient:
         self._ready = False
         self._trouble: Failed | None = None  # why the worker could not start, in its own words
         self._last_crash = ""
-        self._listeners: dict[str, queue.SimpleQueue[Event]] = {}
+        self._starting = STARTING
+        self._listeners: dict[str, Listener] = {}
         self._numbers = count(1)
 
     # --- models -----------------------------------------------------------------------------------------------
@@ -130,14 +144,16 @@ class ChatClient:
         """Where the model `key` comes from (core.chat.sources). ModelError if nowhere."""
         return sources.source(self._home, key, title)
 
-    def load(self, key: str, title: str = "") -> ModelInfo:
-        """Load a model now, so that the first prompt need not wait.
+    def load(self, key: str, title: str = "", said: Callable[[str], None] = lambda _: None) -> ModelInfo:
+        """Load a model now, so that the first prompt need not wait; `said` hears what is waited for.
 
         Raises InputError or RunError with the worker's reason.
         """
         for event in self.request(lambda i: Load(id=i, source=self.source(key, title))):
             if isinstance(event, Loaded):
                 return event.info
+            if isinstance(event, Waiting) and event.reason:
+                said(event.reason)
             if isinstance(event, Failed):
                 raise (RunError if event.worker else InputError)(event.message, event.advice)
         raise RunError(f"Loading {title or key} was cancelled.")
@@ -177,8 +193,11 @@ class ChatClient:
     def cancel(self, identity: str) -> None:
         """Stop an answer within a token; it ends with Finished(reason="cancelled"). Unknown ids are ignored."""
         with self._lock:
-            if identity in self._listeners and self._process is not None:
+            listener = self._listeners.get(identity)
+            if listener is not None and self._process is not None:
                 self._write(Cancel(id=identity))
+                if not self._ready:  # it reads that once it is up
+                    listener.events.put(Finished(id=identity, reason="cancelled", stats=None))
 
     def forget(self, identity: str) -> None:
         """Nobody listens to this request any more."""
@@ -192,16 +211,31 @@ class ChatClient:
         """Where the worker computes: `auto`, `cpu` or `cuda:<index>`, as asked for."""
         return self._device
 
-    def move(self, device: str) -> None:
-        """Compute elsewhere from now on. The worker ends, and with it what it was saying; the next prompt starts it."""
-        if device != self._device:
-            self.close()
-            self._device = device
+    def others(self, owner: str) -> int:
+        """How many answers and models are under way that others than `owner` wait for."""
+        with self._lock:
+            return sum(each.owner not in (None, owner) for each in self._listeners.values())
+
+    def leave(self, owner: str, *, device: str | None = None, even_others: bool = False) -> int:
+        """End the worker and free all its memory, to compute on `device` from now on if one is given.
+
+        Nothing is done while others than `owner` are waited for: how many is the answer, 0 once it ended. With
+        `even_others` theirs fails, with a sentence that says so, and what `owner` waits for is cancelled.
+        """
+        with self._lock:
+            if device == self._device:
+                return 0
+            if not even_others and (others := self.others(owner)):
+                return others
+            process, listeners = self._detach()
+            self._device = device or self._device
+        self._end(process, listeners, owner)
+        return 0
 
     @property
-    def starting(self) -> bool:
-        """Whether the worker runs but is not up yet."""
-        return self._process is not None and not self._ready
+    def starting(self) -> str:
+        """What all requests wait for while the worker runs but is not up yet; '' once it is."""
+        return self._starting if self._process is not None and not self._ready else ""
 
     def status(self, timeout: float = 2.0) -> Status:
         """What the worker holds and does; asks it, but never starts it."""
@@ -221,13 +255,27 @@ class ChatClient:
     def close(self) -> None:
         """End the worker and free all its memory; the next request starts it again."""
         with self._lock:
-            process, self._process = self._process, None
-            self._ready = False
-            listeners, self._listeners = self._listeners, {}
+            process, listeners = self._detach()
+        self._end(process, listeners)
+
+    def _detach(self) -> "tuple[subprocess.Popen[bytes] | None, dict[str, Listener]]":
+        """Lock held. The worker is no longer ours: it, and who listened to it."""
+        process, self._process = self._process, None
+        self._ready = False
+        listeners, self._listeners = self._listeners, {}
+        return process, listeners
+
+    def _end(
+        self, process: "subprocess.Popen[bytes] | None", listeners: dict[str, Listener], owner: str | None = None
+    ) -> None:
+        """End a detached worker. What was under way is cancelled; if an `owner` wanted that, others hear of it."""
         if process is None:
             return
-        for identity, events in listeners.items():
-            events.put(Finished(id=identity, reason="cancelled", stats=None))
+        for identity, each in listeners.items():
+            if owner is None or each.owner in (None, owner):
+                each.events.put(Finished(id=identity, reason="cancelled", stats=None))
+            else:
+                each.events.put(Failed(id=identity, message=ENDED, advice="Ask once more.", worker=True))
         assert process.stdin is not None
         try:
             process.stdin.close()  # the worker ends when its input does
@@ -244,7 +292,7 @@ class ChatClient:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         with self._lock:
             self._ensure()
-            self._listeners[identity] = events
+            self._listeners[identity] = Listener(events, _owner(request))
             self._write(request)
         return identity, events
 
@@ -258,11 +306,12 @@ class ChatClient:
         except OSError:
             log.warning("the inference worker is gone; request %s was not sent", request.id)
 
+    @full_disk_told()
     def _ensure(self) -> None:
-        """Lock held. Start the worker if there is none."""
+        """Lock held. Start the worker if there is none. DiskFullError if its log cannot be begun."""
         if self._process is not None:
             return
-        self._trouble, self._ready = None, False
+        self._trouble, self._ready, self._starting = None, False, STARTING
         command = [sys.executable, "-m", "core.chat.worker", "--device", self._device, "--decoding", self._decoding]
         if self._limit is not None:
             command += ["--memory-limit", str(self._limit)]
@@ -304,8 +353,8 @@ class ChatClient:
             listeners, self._listeners = self._listeners, {}
             failed = self._trouble or _crash(code, was_ready)
             self._last_crash = failed.message
-            for identity, events in listeners.items():
-                events.put(failed.model_copy(update={"id": identity}))
+            for identity, each in listeners.items():
+                each.events.put(failed.model_copy(update={"id": identity}))
             if was_ready:  # one that never came up would only fail again
                 self._ensure()
 
@@ -315,8 +364,17 @@ class ChatClient:
                 self._ready = True
             elif isinstance(event, Failed) and event.worker:
                 self._trouble = event
+            elif isinstance(event, Waiting) and not event.id:
+                self._starting = event.reason or STARTING
             elif event.id in self._listeners:
-                self._listeners[event.id].put(event)
+                self._listeners[event.id].events.put(event)
+
+
+def _owner(request: Request) -> str | None:
+    """Who waits for the end of a request: of a load nobody who asks can be the one, so each has an owner of its own."""
+    if isinstance(request, Load):
+        return f"load {request.id}"
+    return request.owner if isinstance(request, Generate | Score) else None
 
 
 def _log(path: Path, device: str) -> IO[bytes]:

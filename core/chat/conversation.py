@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from core.chat.answers import REDRAW, Answer, Turn, verdicts
 from core.chat.protocol import Event, Message, Sampling, Source
 from core.chat.transcripts import Transcript, new_id
-from core.errors import EspalierError, InputError
+from core.errors import EspalierError, InputError, RunError
+from core.jobs.failures import full_disk_told
 
 if TYPE_CHECKING:
     from core.chat.client import ChatClient
@@ -98,8 +99,12 @@ class Conversation:
 
     # --- asking -----------------------------------------------------------------------------------------------
 
+    @full_disk_told()
     def ask(self, prompt: str, attempt: int = 1) -> Turn:
-        """Open a turn; `start` or `stream` then answers it. In blind mode its sides are shuffled."""
+        """Open a turn; `start` or `stream` then answers it. In blind mode its sides are shuffled.
+
+        DiskFullError where the transcript has no room for it: then nothing was asked.
+        """
         order = list(range(len(self.sources)))
         if self.blind:
             random.SystemRandom().shuffle(order)
@@ -108,7 +113,6 @@ class Conversation:
         if attempt > 1 and sampling.temperature > 0:  # another draw, the same on all sides
             sampling = sampling.model_copy(update={"seed": sampling.seed + attempt - 1})
         turn = Turn(len(self.turns) + 1, prompt, answers, order, self.blind, attempt, sampling)
-        self.turns.append(turn)
         self._append(
             "prompt",
             turn,
@@ -118,13 +122,21 @@ class Conversation:
             system=self.system,
             blind=self.blind,
         )
+        self.turns.append(turn)
         return turn
 
     def again(self, prompt: str | None = None) -> Turn:
-        """The last turn once more: the same prompt, or another in its place. What was said to it is dropped."""
+        """The last turn once more: the same prompt, or another in its place. What was said to it is dropped.
+
+        DiskFullError as in `ask`: then the turn stays as it was.
+        """
         self.stop()
         last = self.turns.pop()
-        return self.ask(last.prompt if prompt is None else prompt, last.attempt + 1)
+        try:
+            return self.ask(last.prompt if prompt is None else prompt, last.attempt + 1)
+        except EspalierError:
+            self.turns.append(last)
+            raise
 
     def start(self, turn: Turn) -> None:
         """Let all sides answer at the same time, in the background."""
@@ -170,16 +182,16 @@ class Conversation:
 
     # --- judging ----------------------------------------------------------------------------------------------
 
+    @full_disk_told()
     def vote(self, turn: Turn, verdict: str) -> None:
         """Who answered better: `A` … `D` by place, `tie` or `bad`; once a turn, also while it streams.
 
-        InputError for anything else.
+        InputError for anything else; DiskFullError where the transcript has no room for it: then nothing was voted.
         """
         if verdict not in verdicts(len(turn.answers)):
             raise InputError(f"{verdict!r} is no vote between {len(turn.answers)} answers.")
         if turn.vote is not None:
             raise InputError("This prompt was voted on already.")
-        turn.vote = verdict
         shown = [turn.answers[side].source for side in turn.order]
         place = "ABCD".find(verdict)
         self._append(
@@ -192,6 +204,7 @@ class Conversation:
             titles=[source.title for source in shown],
             winner=shown[place].key if len(verdict) == 1 and place >= 0 else None,
         )
+        turn.vote = verdict
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -209,6 +222,9 @@ class Conversation:
                 self._listen(turn, side)
         except EspalierError as error:
             answer.fail(error)
+        except OSError as error:
+            log.exception("no inference worker")
+            answer.fail(RunError(f"The inference worker cannot be started: {error.strerror or error}."))
         finally:
             answer.settle()
             try:

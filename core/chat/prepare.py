@@ -1,6 +1,6 @@
 """Before people watch: models loaded and warmed one after the other, memory counted first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
@@ -19,10 +19,14 @@ RESERVE = {"cpu": 256 << 20, "cuda": 512 << 20}
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of weights that are still to be loaded, and what the device has for them."""
+    """Bytes of weights that are still to be loaded, and what the device has for them.
+
+    `unknown` are names of models whose weights cannot be counted: `need` is without them.
+    """
 
     need: int
     free: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def enough(self) -> bool:
@@ -40,23 +44,25 @@ class Prepared:
     problem: str = ""
 
 
-def room(client: "ChatClient", needed: dict[str, int], free: int, device: str) -> Room:
-    """Whether models of these weight bytes (by key) fit beside each other; those that are loaded need nothing more.
+def room(client: "ChatClient", needed: dict[str, int], free: int, device: str, unknown: tuple[str, ...] = ()) -> Room:
+    """Whether models of these weight bytes (by key) fit beside each other on a device with `free` bytes.
 
-    What else the worker holds counts as free: it leaves when room is needed.
+    Those that are loaded there need nothing more, and what else the worker holds there leaves when room is needed.
     """
     report = client.status().report
-    held = {model.key: model.memory_bytes for model in report.models} if report else {}
+    held = {model.key: model.memory_bytes for model in report.models if model.device == device} if report else {}
     others = sum(size for key, size in held.items() if key not in needed)
     need = sum(size for key, size in needed.items() if key not in held)
-    return Room(need, free + others - RESERVE["cpu" if device == "cpu" else "cuda"])
+    return Room(need, free + others - RESERVE["cpu" if device == "cpu" else "cuda"], unknown)
 
 
-def prepare(client: "ChatClient", models: Sequence[tuple[str, str]]) -> Iterator[Prepared]:
-    """Load and warm models given as (key, title), one entry a model as it is ready."""
+def prepare(
+    client: "ChatClient", models: Sequence[tuple[str, str]], said: Callable[[str], None] = lambda _: None
+) -> Iterator[Prepared]:
+    """Load and warm models given as (key, title), one entry a model as it is ready; `said` hears what is waited for."""
     for key, title in models:
         try:
-            info = client.load(key, title)
+            info = client.load(key, title, said)
             first = _warm(client, key)
         except EspalierError as error:
             yield Prepared(title, problem=str(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.files import write_atomic
+from core.jobs.failures import full_disk_told
 
 FILE = "prompts.json"
 MOST, LONGEST = 50, 20_000
@@ -39,7 +40,10 @@ class OwnPrompts:
         return [text for text in texts if isinstance(text, str) and text.strip()] if isinstance(texts, list) else []
 
     def add(self, text: str) -> None:
-        """Save one; one that is there, or is offered anyway, is not saved twice. InputError if it is empty."""
+        """Save one; one that is there, or is offered anyway, is not saved twice.
+
+        InputError if it is empty, DiskFullError where there is no room for it.
+        """
         text = text.strip()
         if not text or len(text) > LONGEST:
             raise InputError(f"A prompt of {len(text):,} characters cannot be saved.", f"1 to {LONGEST:,} can.")
@@ -56,6 +60,7 @@ class OwnPrompts:
         with self._lock:
             self._write([known for known in self.read() if known != text])
 
+    @full_disk_told()
     def _write(self, texts: list[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / FILE, json.dumps({"v": 1, "prompts": texts}, ensure_ascii=False, indent=1) + "\n")

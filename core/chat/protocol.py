@@ -184,7 +184,7 @@ PAUSED = "paused: a run measures speed on this device"
 
 
 class Waiting(Wire):
-    """Nothing new yet; `reason` says what is being waited for."""
+    """Nothing new yet; `reason` says what is being waited for. Without an id: what the worker's own start waits for."""
 
     kind: Literal["waiting"] = "waiting"
     id: str

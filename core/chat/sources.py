@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from core.chat.protocol import Source
-from core.errors import EspalierError, ModelError
+from core.errors import ModelError
 from core.experiment import ModelChoice
 from core.jobs.rundir import RunDirectory
 from core.models import catalogue
@@ -73,11 +73,3 @@ def params(source: Source) -> int:
         config = json.loads((Path(source.directory) / "config.json").read_text(encoding="utf-8"))
         return Architecture.from_config(config).params
     return catalogue.resolve(choice(source)).architecture.params
-
-
-def known_params(source: Source) -> int | None:
-    """The same; None where it cannot be told."""
-    try:
-        return params(source) or None
-    except (EspalierError, OSError, ValueError):
-        return None

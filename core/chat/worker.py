@@ -41,6 +41,8 @@ from core.chat.protocol import (
 from core.errors import Cancelled, EspalierError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from core.chat.models import Held
     from core.chat.shelf import Item
 
@@ -209,6 +211,37 @@ class Worker:
         )
 
 
+@contextlib.contextmanager
+def _undisturbing(wire: Wire, device: str) -> "Iterator[Callable[[], None]]":
+    """The heavy imports, like loading, keep out of the way of a measurement of speed; yields what to call in between.
+
+    Whoever waits for the worker hears why: a Waiting without an id, and one without a reason when it goes on.
+    """
+    from core.chat.manners import Manners
+
+    manners = Manners.of_machine(device)
+    said = False
+
+    def say() -> None:
+        nonlocal said
+        if not said:
+            wire.send(Waiting(id="", reason=PAUSED))
+        said = True
+
+    def pass_by() -> None:
+        nonlocal said
+        manners.pass_by(say)
+        if said:
+            wire.send(Waiting(id="", reason=""))
+        said = False
+
+    try:
+        pass_by()
+        yield pass_by
+    finally:
+        manners.leave()
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve until standard input closes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -229,11 +262,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         device = hardware.resolve_device(options.device)
-        hardware.torch_device(device)
+        with _undisturbing(wire, device) as pass_by:
+            hardware.torch_device(device)  # imports torch
+            pass_by()
+            worker = Worker(wire, device, options.memory_limit, options.decoding)  # and transformers
     except EspalierError as error:
         wire.send(Failed(id="", message=error.message, advice=error.advice, worker=True))
         sys.exit(1)
-    worker = Worker(wire, device, options.memory_limit, options.decoding)
     wire.send(Ready(pid=os.getpid(), device=device))
     with contextlib.suppress(KeyboardInterrupt):
         worker.run(requests)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from core.errors import EspalierError
 from core.service import Service
-from pages._parts import chat_choose, chat_stage, runs_text
-from pages._parts.theme import html, plain
+from pages._parts import chat_choose, chat_place, chat_stage, runs_text
+from pages._parts.theme import html, note, plain
 
 if TYPE_CHECKING:
     from core.chat.conversation import Conversation
@@ -28,12 +29,13 @@ def menu(service: Service) -> None:
     with st.popover("Kept", icon=":material/inventory_2:", key="chat_kept"):
         _exports(service)
         _kept(service)
-        st.button(
+        chat_place.ending(
+            service,
+            "chat_free",
             "Free memory",
-            key="chat_free",
+            chat_place.free,
             icon=":material/memory:",
             help="Ends the process that holds the models. The next prompt loads them again.",
-            on_click=service.chat_client().close,
         )
 
 
@@ -90,6 +92,16 @@ def _take(text: str) -> None:
     st.session_state[TAKEN] = text
 
 
+def ask(conversation: "Conversation", prompt: str) -> None:
+    """Ask all sides; what cannot be asked is said, and offered to be asked again."""
+    conversation.stop()
+    try:
+        conversation.start(conversation.ask(prompt))
+    except EspalierError as error:
+        st.html(note(f"Not asked: {error}", level="error"))
+        st.button("Ask again", key="chat_retry", icon=":material/refresh:", on_click=_take, args=(prompt,))
+
+
 def start(service: Service, chosen: Sequence[tuple[str, str]], *, stage: bool = False) -> None:
     """Before the first prompt: what happens, and prompts to start from."""
     if stage:
@@ -118,8 +130,15 @@ def start(service: Service, chosen: Sequence[tuple[str, str]], *, stage: bool = 
             gone = st.selectbox("Saved prompt", own, key="chat_own_prompt", format_func=_short)
             st.button(
                 "Remove this prompt", key="chat_own_remove", icon=":material/delete:",
-                on_click=service.talks.prompts.remove, args=(gone,),
+                on_click=_remove, args=(service, gone),
             )  # fmt: skip
+
+
+def _remove(service: Service, prompt: str) -> None:
+    try:
+        service.talks.prompts.remove(prompt)
+    except EspalierError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
 
 
 SHORT = 60

@@ -177,13 +177,18 @@ def fill(service: Service, conversation: "Conversation", boxes: list[Any]) -> No
         st.html(note(f"Token lens: {run} works on this GPU. Choose it again when the run has ended."))
         return
     with st.spinner(f"The dense model reads {len(missing)} answer{'s' if len(missing) != 1 else ''}"):
+        place = st.empty()
+
+        def say(text: str) -> None:
+            place.html(f'<p class="esp-fact" role="status">{html(text)}</p>')
+
         for box in missing:
             dense = service.talks.dense_of(box.answer.source.key, models, runs)
             if dense is None:
                 box.answer.scores_problem = f"the dense model of {box.answer.source.title} is not on this machine."
                 continue
             try:
-                service.talks.look_closer(conversation, box.turn, box.side, dense)
+                service.talks.look_closer(conversation, box.turn, box.side, dense, say)
             except EspalierError as error:
                 box.answer.scores_problem = str(error)
     st.rerun()

@@ -80,8 +80,10 @@ def _prepare(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
         said = f"Not prepared: {run} works on this GPU. Prepare when it has ended, or answer on the CPU."
         st.html(theme.note(said, level="error"))
         return
-    known = {model.key: model for model in service.chat_models()}
-    room = service.talks.room([known[key] for key, _ in chosen if key in known])
+    room = service.talks.room(chosen)
+    if room.unknown:
+        said = f"The size of {', '.join(room.unknown)} is not known: memory was checked without it."
+        st.html(theme.note(said))
     if not room.enough:
         st.html(
             theme.note(
@@ -95,11 +97,15 @@ def _prepare(service: Service, chosen: Sequence[tuple[str, str]]) -> None:
     waits: list[float] = []
     problems: list[str] = []
     place = st.empty()
-    for count, ready in enumerate(service.talks.prepare(chosen), 1):
+
+    def say(text: str) -> None:
+        place.html(f'<p class="esp-fact esp-ready" role="status">{theme.html(text)}</p>')
+
+    for count, ready in enumerate(service.talks.prepare(chosen, say), 1):
         if ready.problem:
             problems.append(f"{ready.title}: {ready.problem}")
         total, waits = total + ready.memory_bytes, [*waits, ready.first_seconds]
-        place.html(f'<p class="esp-fact esp-ready" role="status">{count} of {len(chosen)} models are warm</p>')
+        say(f"{count} of {len(chosen)} models are warm")
     place.empty()
     if problems:
         st.html("".join(theme.note(problem, level="error") for problem in problems))

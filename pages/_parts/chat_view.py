@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from core.errors import InputError
+from core.errors import EspalierError
 from core.service import Service
 from pages._parts import chat_choose, chat_lens, chat_vote
-from pages._parts.theme import html, plain, size
+from pages._parts.theme import html, note, plain, size
 
 if TYPE_CHECKING:
     from core.chat.answers import Answer, Turn
@@ -20,6 +20,8 @@ LOOK_S = 0.08
 STILL_S = 0.25
 """Longest time without drawing anything: a click is noticed when something is drawn."""
 PLACES = "ABCD"
+PROBLEM = "chat_problem"
+"""In the session: why what was clicked last could not be done."""
 
 
 @dataclass
@@ -124,6 +126,8 @@ def _prompt(turn: "Turn") -> None:
 
 def _actions(service: Service, conversation: "Conversation", turn: "Turn") -> None:
     """What can be done with the last prompt."""
+    if (problem := st.session_state.pop(PROBLEM, "")) != "":
+        st.html(note(problem, level="error"))
     with st.container(key="chat_actions", horizontal=True, vertical_alignment="center"):
         if any(answer.live for answer in turn.answers):
             st.button("Stop all", key="chat_stop_all", icon=":material/stop_circle:", on_click=conversation.stop)
@@ -149,15 +153,19 @@ def _actions(service: Service, conversation: "Conversation", turn: "Turn") -> No
 def _save(service: Service, prompt: str) -> None:
     try:
         service.talks.prompts.add(prompt)
-    except InputError as error:
+    except EspalierError as error:
         st.toast(plain(str(error)), icon=":material/error:")
 
 
 def _again(conversation: "Conversation", key: str | None = None) -> None:
     """Ask the last prompt again, or what the field `key` holds in its place."""
     prompt = None if key is None else str(st.session_state[key]).strip()
-    if prompt != "":
+    if prompt == "":
+        return
+    try:
         conversation.start(conversation.again(prompt))
+    except EspalierError as error:
+        st.session_state[PROBLEM] = f"Not asked: {error}"
 
 
 # --- one answer

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages._parts.theme import html
+from core.errors import EspalierError
+from pages._parts.theme import html, note
 
 if TYPE_CHECKING:
     from core.chat.answers import Turn
     from core.chat.conversation import Conversation
 
 PLACES = "ABCD"
+PROBLEM = "chat_vote_problem"
+"""In the session: why the last vote does not count, by the turn that it was cast on."""
 
 
 def show(conversation: "Conversation", turn: "Turn") -> None:
@@ -24,9 +27,25 @@ def show(conversation: "Conversation", turn: "Turn") -> None:
     with st.container(key=f"chat_vote_{turn.number}", horizontal=True, horizontal_alignment="center"):
         for verdict, label in _choices(count):
             st.button(
-                label, key=f"chat_vote_{turn.number}_{turn.attempt}_{verdict}", on_click=conversation.vote,
-                args=(turn, verdict),
+                label, key=f"chat_vote_{turn.number}_{turn.attempt}_{verdict}", on_click=_vote,
+                args=(conversation, turn, verdict),
             )  # fmt: skip
+    problem = st.session_state.get(PROBLEM, {}).get(_place(conversation, turn))
+    if problem:
+        st.html(note(problem, level="error"))
+
+
+def _vote(conversation: "Conversation", turn: "Turn", verdict: str) -> None:
+    """Why it could not be kept stays said until it could."""
+    st.session_state.pop(PROBLEM, None)
+    try:
+        conversation.vote(turn, verdict)
+    except EspalierError as error:
+        st.session_state[PROBLEM] = {_place(conversation, turn): f"Not counted: {error}"}
+
+
+def _place(conversation: "Conversation", turn: "Turn") -> tuple[str, int, int]:
+    return conversation.id, turn.number, turn.attempt
 
 
 def _choices(count: int) -> list[tuple[str, str]]:
