@@ -26,6 +26,7 @@ from core.evaluation.forward import Meter, batch_rows, watched
 from core.evaluation.precision import dtype_name
 from core.evaluation.prefixes import Scored
 from core.evaluation.scoring import Scorer
+from core.evaluation.word_bounds import separable, words_stand_alone
 from core.progress import Progress
 
 GENERATION_LENGTH = 1024  # tokens that a prompt and its answer are taken to have, for the batch size
@@ -51,6 +52,7 @@ class WatchedLM(HFLM):  # type: ignore[misc]
                 softmax_dtype="float32",
             )
         self.scorer = Scorer(model, batch_size=batch_size)
+        self._words_stand_alone = words_stand_alone(self.tokenizer)
         self._progress = progress
         self._rows_of_generation = batch_rows(GENERATION_LENGTH, str(model.device), batch_size)
         self._detected = self._rows_of_generation
@@ -65,15 +67,18 @@ class WatchedLM(HFLM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:  # noqa: ARG002
         """(log-likelihood, is greedy) of each (context, continuation); tokens as the stock class makes them."""
         pairs = [_words_whole(*request.args) for request in requests]
+        apart = [self._words_stand_alone and separable(*pair) for pair in pairs]
         contexts = self._tokens_of([context for context, _ in pairs if context])
-        wholes = self._tokens_of([context + continuation for context, continuation in pairs if context])
+        wholes = self._tokens_of([a + b for (a, b), cut in zip(pairs, apart, strict=True) if a and not cut])
+        words = self._tokens_of([b for (_, b), cut in zip(pairs, apart, strict=True) if cut], dressed=False)
         encoded = []
-        for context, continuation in pairs:
-            if context:
-                start, whole = contexts[context], wholes[context + continuation]
-                encoded.append((None, start, whole[len(start) :]))
-            else:
+        for (context, continuation), cut in zip(pairs, apart, strict=True):
+            if not context:
                 encoded.append((None, *self._after_nothing(continuation)))
+            else:
+                start = contexts[context]
+                rest = words[continuation] if cut else wholes[context + continuation][len(start) :]
+                encoded.append((None, start, rest))
         return self._loglikelihood_tokens(encoded)
 
     def _after_nothing(self, continuation: str) -> tuple[list[int], list[int]]:
@@ -81,12 +86,16 @@ class WatchedLM(HFLM):  # type: ignore[misc]
         tokens = self.tok_encode(continuation, add_special_tokens=False)
         return (tokens[:1], tokens[1:]) if tokens[0] == self.prefix_token_id else ([self.prefix_token_id], tokens)
 
-    def _tokens_of(self, texts: list[str]) -> dict[str, list[int]]:
-        """Token ids by text, as `tok_encode` gives them one by one; each text once, many at a time."""
+    def _tokens_of(self, texts: list[str], *, dressed: bool = True) -> dict[str, list[int]]:
+        """Token ids by text, as `tok_encode` gives them one by one; each text once, many at a time.
+
+        Not dressed, a text has no special tokens around it.
+        """
         found: dict[str, list[int]] = {}
         texts = list(dict.fromkeys(texts))
         bos = self.tokenizer.decode(self.prefix_token_id)
         given = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        given = given if dressed else {"add_special_tokens": False}
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             self._progress(start, len(texts), "prompts")
             part = texts[start : start + _TEXTS_AT_ONCE]
