@@ -46,38 +46,54 @@ class Now:
         return self.runs.empty and not self.finished
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What was seen, of which version of the store, and when (by the monotonic clock)."""
+
+    version: int
+    now: Now
+    at: float
+
+
 class Live:
     """A room of the service (core/service.py). Safe to call from many threads at once."""
 
     def __init__(self, store: Store, home: Path, sync: Callable[[], None], line: Callable[[], board.Line]) -> None:
         self._store, self._home, self._sync, self._line = store, home, sync, line
         self._lock = threading.Lock()
-        self._now: tuple[float, Now] | None = None
+        self._now: _Kept | None = None
+        self._asked = 0
         self._over: tuple[int, tuple[Any, ...]] | None = None
         self._newest: dict[int, tuple[int, pd.DataFrame]] = {}
 
-    def now(self, fresh: float = FRESH_S) -> Now:
-        """What runs and waits, hardly older than `fresh` seconds; after something was changed, ask with 0."""
+    def now(self) -> Now:
+        """What runs and waits, hardly older than `FRESH_S`, and never from before a run was taken into the store.
+
+        Whoever changes something else, such as the queue's order, says `forget`.
+        """
         kept = self._now
-        if kept is not None and fresh > 0:
-            if time.monotonic() - kept[0] < fresh:
-                return kept[1]
+        if kept is not None and kept.version == self._store.version:
+            if time.monotonic() - kept.at < FRESH_S:
+                return kept.now
             if not self._lock.acquire(blocking=False):
-                return kept[1]  # somebody is looking: twenty pages do not wait for what one of them sees
+                return kept.now  # somebody is looking: twenty pages do not wait for what one of them sees
         else:
             self._lock.acquire()
         try:
             kept = self._now
-            if kept is None or time.monotonic() - kept[0] >= fresh:
+            if kept is None or kept.version != self._store.version or time.monotonic() - kept.at >= FRESH_S:
+                asked = self._asked
                 self._sync()
-                kept = (time.monotonic(), self._look())
-                self._now = kept
-            return kept[1]
+                kept = _Kept(self._store.version, self._look(), time.monotonic())
+                if asked == self._asked:  # else something was changed meanwhile: this may be how it was before
+                    self._now = kept
+            return kept.now
         finally:
             self._lock.release()
 
     def forget(self) -> None:
         """Something was changed: the next question looks again."""
+        self._asked += 1
         self._now = None
 
     def finished(self, limit: int) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from core.jobs.states import State
 from core.jobs.status import RunStatus
 
 POLL_S = 0.3
+VIEW_WAIT_S = 0.2  # for a look at the queue while something is done with it
 AFTER_ERROR_S = 3.0  # a full disk, say: no flood of log lines
 SCAN_EVERY_S = 2.0
 ROOM_EVERY_S = 5.0
@@ -92,6 +93,7 @@ class Supervisor(OnCluster):
         self.after = AfterQueue(self.home)
         self.clusters = Clusters(self.home)
         self._queue = Queue(self.home / "queue.json")
+        self._viewed: QueueView | None = None
         self._active: dict[str, _Active] = {}
         self._needs = {}
         self._anyway = set()
@@ -224,9 +226,15 @@ class Supervisor(OnCluster):
         self._tell()
 
     def view(self) -> QueueView:
-        """The queue now."""
-        with self._lock:
-            return QueueView(self._queue.paused, tuple(self._queue.order), tuple(self._active), dict(self._queue.waits))
+        """The queue now; as it was last looked at while a worker is being started, say, on a disk that is slow."""
+        if self._lock.acquire(timeout=VIEW_WAIT_S if self._viewed else -1):
+            try:
+                waits = dict(self._queue.waits)
+                self._viewed = QueueView(self._queue.paused, tuple(self._queue.order), tuple(self._active), waits)
+            finally:
+                self._lock.release()
+        assert self._viewed is not None
+        return self._viewed
 
     def _set_paused(self, paused: bool) -> None:
         with self._lock:

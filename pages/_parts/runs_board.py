@@ -21,7 +21,7 @@ QUEUE_SHOWN = 8
 
 def show(service: Service) -> None:
     """The whole board, or the first step where there is nothing yet."""
-    now = service.live.now(0)
+    now = service.live.now()
     theme.heading("Runs", "What runs, what waits, what is finished. Click a run to open it.")
     if now.empty:
         first_step.offer(service, "runs", "Nothing has run yet.")

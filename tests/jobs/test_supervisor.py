@@ -64,6 +64,35 @@ def test_runs_are_done_one_after_the_other_and_every_change_is_told(
     assert json.loads((boss.home / "queue.json").read_text())["order"] == []
 
 
+def test_who_looks_at_the_queue_does_not_wait_for_a_disk_that_is_slow(
+    make: Any, experiment: Any, run_of: Any, until: Any
+) -> None:
+    boss = make()
+    boss.pause()
+    run, begun, done = run_of(experiment()), threading.Event(), threading.Event()
+    boss.enqueue(run.id)
+    assert boss.view().waiting == (run.id,)
+
+    def work() -> None:
+        with boss._lock:  # as while it starts a worker
+            begun.set()
+            done.wait(20)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        assert begun.wait(20)
+        asked = time.monotonic()
+        assert boss.view().waiting == (run.id,)
+        assert time.monotonic() - asked < 5
+        assert not done.is_set()
+    finally:
+        done.set()
+        worker.join()
+    boss.cancel(run.id)
+    assert boss.view().waiting == ()
+
+
 @pytest.mark.fresh
 def test_a_killed_worker_is_started_again_and_the_run_ends_well(
     make: Any, experiment: Any, run_of: Any, until: Any, text: Path

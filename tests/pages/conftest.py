@@ -141,3 +141,4 @@ def write_curve(folder: RunDirectory) -> None:
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just written is seen by the next page, however quick it comes."""
     monkeypatch.setattr("core.service.SYNC_EVERY_S", 0.0)
+    monkeypatch.setattr("core.live.FRESH_S", 0.0)
