@@ -9,6 +9,10 @@ channels cut away; a third and a fourth are both again, loaded once more. Tokens
 - `share`: a side's rate beside the others over its rate alone. Where time is divided fairly all are alike.
 - `first token`: from the second prompt of a warm conversation to its first text, everything included.
 
+`--scaling` measures instead what one side, two, … make in sum, in the way that the engine chooses, round by round:
+
+- `one alone`: the mean of these sides' own rates, which is what equal shares of the time would make in sum.
+
 Works without streamlit, duckdb and plotly.
 """
 
@@ -146,6 +150,27 @@ def measure(clients: dict[str, ChatClient], sources: list[Source], options: argp
     print(f"first token of the second prompt: {statistics.median(waits):.2f} s (longest {max(waits):.2f} s)")
 
 
+def scaling(client: ChatClient, sources: list[Source], options: argparse.Namespace) -> None:
+    """What one side, two, … make in sum, all once a round, beside their own rates; prints medians."""
+    own: dict[str, list[float]] = {source.title: [] for source in sources}
+    sums: list[list[float]] = [[] for _ in sources]
+    side_by_side(client, sources, 8)  # loads and warms
+    for _ in range(options.rounds):
+        for source in sources[: len(own)]:  # a third and a fourth are the first two again
+            heard = ask(client, source, [("user", PROMPTS[0])], options.tokens)
+            own[source.title].append(heard.rate(heard.times[0], heard.times[-1]))
+        for count, found in enumerate(sums, 1):
+            found.append(sum(side_by_side(client, sources[:count], options.tokens)))
+    alone = {title: statistics.median(rates) for title, rates in own.items()}
+    print(", ".join(f"{title} alone {rate:.1f} tokens/s" for title, rate in alone.items()), end="\n\n")
+    row("sides", "tokens/s in sum", "one alone", "sum / alone", "least of the rounds")
+    row(*["---:"] * 5)
+    for count, found in enumerate(sums, 1):
+        mean = statistics.mean(alone[source.title] for source in sources[:count])
+        total = statistics.median(found)
+        row(f"{count}", f"{total:.1f}", f"{mean:.1f}", f"{total / mean:.2f}", f"{min(found):.1f}")
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,6 +180,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sides", type=int, default=2, choices=[2, 3, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--scaling", action="store_true", help="one side, two, … up to SIDES")
     options = parser.parse_args(arguments)
     name = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU"
     print(f"{name}, torch {torch.__version__}, {options.random or options.model}, {options.sides} sides\n")
@@ -162,9 +188,12 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sources = models(Path(folder), options)
         try:
-            for way in ("turns", "together", "auto"):
+            for way in ("auto",) if options.scaling else ("turns", "together", "auto"):
                 clients[way] = ChatClient(Path(folder) / way, device=options.device, decoding=way)
-            measure(clients, sources, options)
+            if options.scaling:
+                scaling(clients["auto"], sources, options)
+            else:
+                measure(clients, sources, options)
         finally:
             for client in clients.values():
                 client.close()

@@ -125,7 +125,9 @@ def _tokens(service: Service, answer: "Answer", by: "Measure") -> str:
     for token in service.talks.shown_scores(answer):
         strength = service.talks.strength(token, by)
         kind = "esp-tok esp-less" if strength < 0 else "esp-tok"
-        parts.append(f'<span class="{kind}" style="--s:{abs(strength):.2f}">{html(token.text)}{_tip(token)}</span>')
+        parts.append(
+            f'<span class="{kind}" style="--s:{abs(strength):.2f}" tabindex="-1">{html(token.text)}{_tip(token)}</span>'
+        )
     return "".join(parts)
 
 
