@@ -18,9 +18,10 @@ from core.chat.replay import Replay
 from core.chat.transcripts import SUFFIX, Saved, load
 from core.chat.votes import Duel, Standing, Vote, duels, standings
 from core.errors import EspalierError, InputError
-from core.estimate_work import BYTES
+from core.estimate_work import BYTES, weight_bytes
 from core.jobs.rundir import RunDirectory
 from core.jobs.states import State
+from core.models import catalogue
 from core.storage.store import Store
 from core.views import ChatModel
 
@@ -249,9 +250,15 @@ class Talks:
         """The first words of `text` from a place on."""
         return first_words(text, at)
 
-    @staticmethod
-    def file_bytes(key: str) -> int | None:
-        """Bytes of the weight files in a typed folder; None for what is no folder pages may read."""
-        if not roots.inside(key) or not (folder := Path(key).expanduser()).is_dir():
+    def file_bytes(self, key: str) -> int | None:
+        """Bytes of the weight files in a typed folder; of a hub id as its config says, as of listed models.
+
+        None for what cannot be told, or is a folder that pages may not read.
+        """
+        if roots.inside(key) and (folder := Path(key).expanduser()).is_dir():
+            return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None
+        try:
+            roots.require_model(key)
+            return weight_bytes(catalogue.resolve(sources.choice(self._client().source(key))).architecture)
+        except (EspalierError, ValueError):
             return None
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -7,7 +7,7 @@ that the same evaluation judges them; arithmetic stays that of the run's dtype, 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError
 from core.models.gguf_export import dequantised, plan_gguf, write_gguf
@@ -76,15 +76,14 @@ def put_rounded(
 ) -> None:
     """Replace the weights of `model`, loaded from the folder `source`, by those of the file, in the model's dtype.
 
-    `progress` counts tensors. ModelError if a weight of the model is not in the file.
+    `progress` counts tensors. ModelError if a weight of the model is not in the file, or that is damaged.
     """
     import torch
-    from gguf import GGUFReader
 
     layout = plan_gguf(source, dtype)
     parameters = dict(model.named_parameters())
     left = set(parameters)
-    found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    found = _tensors(path, {each.name for each in layout.tensors})
     with torch.no_grad():
         for done, each in enumerate(layout.tensors):
             progress(done, len(layout.tensors), "tensors")
@@ -99,3 +98,17 @@ def put_rounded(
     progress(len(layout.tensors), len(layout.tensors), "tensors")
     if left:
         raise ModelError(f"The GGUF file lacks {len(left)} weights of the model, {sorted(left)[0]} among them.")
+
+
+def _tensors(path: Path, wanted: set[str]) -> dict[str, Any]:
+    """The file's tensors by name. ModelError if it cannot be read, or lacks one that is wanted."""
+    from gguf import GGUFReader
+
+    again = "Make the model again on the run's page, or start the run again as a new run."
+    try:
+        found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise ModelError(f"The GGUF file {path} is damaged: {error}.", again) from error
+    if missing := wanted - set(found):
+        raise ModelError(f"The GGUF file {path} lacks {len(missing)} tensors, {min(missing)} among them.", again)
+    return found

@@ -151,11 +151,11 @@ def _head(service: Service, model: ChatModel | None, key: str, place: str) -> st
         return None
     stored = model.bytes if model else service.talks.file_bytes(key)
     rounded = _rounded(model)
-    size = f" · {theme.size(stored)}{' on disk' if rounded else ''}" if stored else ""
+    size = f"{theme.size(stored)}{' on disk' if rounded else ''}" if stored else "size of its files not known"
     with st.container(key=f"chat_head_{place}", horizontal=True, vertical_alignment="center"):
         if branches:
             theme.figure(branches, scale="small")
-        st.html(f'<p class="esp-fact esp-chat-fact"><b>{theme.count(params)}</b> parameters{rounded}{size}</p>')
+        st.html(f'<p class="esp-fact esp-chat-fact"><b>{theme.count(params)}</b> parameters{rounded} · {size}</p>')
     return title
 
 

@@ -69,7 +69,8 @@ def ending(service: Service, key: str, label: str, act: Act, **button: Any) -> N
         del st.session_state[f"{key}_asked"]
         return
     count = "1 answer" if others == 1 else f"{others} answers"
-    st.html(theme.note(f"Somebody else is being answered: {count} would end. Wait, and press it again, or end them."))
+    them = "it" if others == 1 else "them"
+    st.html(theme.note(f"Somebody else is being answered: {count} would end. Wait and try again, or end {them}."))
     st.button(f"{label}, and end {count}", key=f"{key}_all", on_click=_try, args=(service, key, act, True))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.errors import ExperimentError
+from core.errors import ExperimentError, ModelError
 from core.experiment import Experiment, Resolved, experiment_hash
 from core.jobs import worker
 from core.jobs.rundir import RunDirectory, new_run_id
@@ -122,6 +122,12 @@ def test_chat_loads_the_very_weights_that_were_judged(
     assert all(torch.equal(weight, answering[name]) for name, weight in judged.state_dict().items())
     assert not all(torch.equal(weight, answering[name]) for name, weight in before.items())
     assert held.info.params == models.weight_bytes(wanted, "cpu") // 4
+
+    whole = the_file(directory.model_dir).read_bytes()
+    for damaged in (b"GGUF", whole[:2000], b"nothing" * 1000):
+        the_file(directory.model_dir).write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"The GGUF file .*\.gguf is damaged"):
+            models.load(wanted, "cpu", silent)
 
 
 def test_the_weights_go_where_they_are_not_kept(

@@ -1,7 +1,10 @@
 """Chat where something is short, or shared: a full disk, memory for typed models, others who are being answered."""
 
 import errno
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +93,28 @@ def test_prepare_counts_what_typed_models_weigh_and_says_what_it_cannot_count(
     monkeypatch.setattr("core.talks.Talks.prepare", lambda *_: iter(()))
     app.button(key="chat_prepare").click().run()
     assert "The size of SmolLM2 135M Instruct, dense is not known: memory was checked without it." in html(app)
+
+
+def test_the_size_of_what_is_typed_is_that_of_its_files_or_its_config_and_else_not_known(
+    pair: tuple[str, str],  # noqa: F811
+    service: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from core.models.sizes import Architecture
+
+    files = (Path(pair[0]) / "model.safetensors").stat().st_size
+    assert service.talks.file_bytes(pair[0]) == files
+    assert service.talks.file_bytes("somebody/unheard-of") is None  # offline, and not in the hub's cache
+    config = tmp_path / "snapshots" / "0a1b2c" / "config.json"
+    config.parent.mkdir(parents=True)
+    shutil.copy(Path(pair[0]) / "config.json", config)
+    monkeypatch.setattr("core.models.catalogue._cached_config", lambda *_: config)
+    params = Architecture.from_config(json.loads(config.read_text())).params
+    assert service.talks.file_bytes("somebody/known") == 4 * params
+    assert f"{4 * params / 1e6:.0f} MB" in html(chat("somebody/known"))
+    monkeypatch.setattr("core.talks.Talks.file_bytes", lambda *_: None)
+    assert "parameters · size of its files not known" in html(chat("somebody/known"))
 
 
 def test_freeing_memory_and_moving_ask_first_where_others_are_being_answered(
