@@ -153,7 +153,7 @@ def _load(journal: Journal, experiment: Experiment) -> "tuple[Setting, LoadedMod
     if experiment.dense or journal.directory.stage(stages.SAVE) is None:
         _prepare_tasks(journal, experiment)
         loaded, streamed = _open(journal, setting)
-    model = _model_of(setting, loaded, streamed, before)
+    model = while_it_lasts(lambda: _model_of(setting, loaded, streamed, before), journal.tick)
     found = {"hash": setting.hash, "resolved": setting.resolved, "model": model, "streamed": streamed is not None}
     journal.finish(found, hash=setting.hash)
     return setting, loaded, streamed
@@ -277,7 +277,7 @@ def _save_streamed(journal: Journal, loaded: "LoadedModel", streamed: "Streamed"
     )
     shutil.rmtree(writer.directory, ignore_errors=True)
     result = Streamed(directory, "cpu")
-    result.check(writer.sums)
+    while_it_lasts(lambda: result.check(writer.sums), journal.tick)
     with result.on_the_fly() as model:
         report = verify(directory, model, loaded.tokenizer, journal.progress(task="verify"), offload=True)
     return saved, report
