@@ -46,6 +46,24 @@ def test_all_runs_are_shown_as_a_paper_and_can_be_downloaded(two: dict[str, str]
     assert {"report_html", "report_markdown", "report_latex", "report_png"} <= keys
 
 
+def test_a_report_that_did_not_change_is_drawn_once_for_light_and_once_for_dark(
+    two: dict[str, str], service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.report import html as paper
+
+    drawn: list[bool] = []
+    plain = paper.article
+    monkeypatch.setattr(paper, "article", lambda *of, **how: drawn.append(how["dark"]) or plain(*of, **how))
+    app = report_page()
+    app.run()
+    assert not app.exception
+    assert "Pruning report: 2 runs" in html(app)
+    assert len(drawn) == 1
+    report = service.reports.of_runs(list(two.values()))
+    light, dark = (service.reports.shown(report, dark=dark) for dark in (False, True))
+    assert (light != dark, service.reports.shown(report)) == (True, light)
+
+
 def test_language_and_marks_are_taken_from_the_url_and_change_the_document(two: dict[str, str]) -> None:
     app = report_page(report_language="Deutsch")
     shown = html(app)
