@@ -33,10 +33,10 @@ FULL = {**DISTILLED, "full_weights": True, "learning_rate": 5e-4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "distil": FULL,
     "lora": {**LONG, "kind": "lora", "learning_rate": 1e-3},
-    "distil, 1e-3": {**FULL, "learning_rate": 1e-3},
+    "distil, 2e-4": {**FULL, "learning_rate": 2e-4},
+    "distil, passages": {**FULL, "learning_rate": 2e-4, "loss_mix": 0.5, "epochs": 10, "data": {}},
     "distil, small batch": {**FULL, "batch_size": 32},
     "distil, lora 64": {**DISTILLED, "rank": 64, "alpha": 128, "dropout": 0, "learning_rate": 1e-3},
-    "distil, hidden": {**FULL, "hidden_mix": 1.0},
 }
 
 
