@@ -10,6 +10,8 @@ as sessions of Streamlit's own protocol, which ask again as a browser does and r
 | age | seconds from an event's time in events.jsonl to its arrival on a page |
 | kept | age of what a page showed when something newer took its place |
 | errors | exceptions on pages, sockets that closed, messages on Chromium's console |
+
+The five worst of each come with their moment: what ran then, and whether the visitor's whole page was being drawn.
 """
 
 import argparse
@@ -27,11 +29,12 @@ import urllib.request
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.load_figures import ages, said, worst
 
 ROOT = Path(__file__).resolve().parent.parent
 _WIDTH = re.compile(r'esp-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100".*?<i style="width:([\d.]+%)"')
@@ -88,8 +91,8 @@ def _tiny(folder: Path) -> Path:
 class Visitor:
     """One page's talk with the server, read frame by frame. Times are seconds since the epoch."""
 
-    updates: list[tuple[float, bool]] = field(default_factory=list)
-    """Seconds of each answer, and whether the whole page was drawn."""
+    updates: list[tuple[float, bool, float]] = field(default_factory=list)
+    """Seconds of each answer, whether the whole page was drawn, and when it was there."""
     shown: list[tuple[float, str]] = field(default_factory=list)
     """When a bar arrived, and how far it was: `12.34%`."""
     errors: Counter[str] = field(default_factory=Counter)
@@ -143,7 +146,7 @@ class Visitor:
         answered = list(self._asked) if whole else [each for each in self._drawn if each in self._asked]
         begun = [self._asked.pop(each) for each in answered]
         if begun:
-            self.updates.append((now - min(begun), whole))
+            self.updates.append((now - min(begun), whole, now))
         if whole:  # a browser forgets the timers of fragments that are not on the page any more
             self.timers = {each: every for each, every in self.timers.items() if each in self._told}
 
@@ -281,45 +284,6 @@ async def drive(address: str, home: Path, options: argparse.Namespace, visitors:
     return took
 
 
-# --- figures
-
-
-def ages(home: Path, visitors: list[Visitor]) -> tuple[list[float], list[float]]:
-    """`age` and `kept` of every bar that was shown, in seconds."""
-    from core.jobs.rundir import list_runs
-
-    events: dict[str, list[float]] = {}
-    for run in list_runs(home / "runs"):
-        for event in run.events():
-            if event["kind"] == "progress" and event.get("total") and 0 < event["done"] < event["total"]:
-                share = f"{event['done'] / event['total']:.2%}"
-                events.setdefault(share, []).append(datetime.fromisoformat(event["time"]).timestamp())
-    found, kept = [], []
-    for visitor in visitors:
-        before: tuple[float, str] | None = None
-        for arrived, share in visitor.shown:
-            times = [moment for moment in events.get(share, ()) if moment <= arrived + 0.01]
-            if not times:
-                before = None
-                continue
-            moment = max(times)
-            if before is not None and before[1] != share and arrived - before[0] < 30:
-                kept.append(arrived - before[0])
-            if before is None or before[1] != share:
-                found.append(arrived - moment)
-            before = (moment, share)
-    return found, kept
-
-
-def said(name: str, values: list[float]) -> str:
-    """`update  n 123  p50 0.04 s  p95 0.31 s  most 0.90 s`."""
-    if not values:
-        return f"{name:8} none"
-    ordered = sorted(values)
-    middle, high = (ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95))
-    return f"{name:8} n {len(values):6}  p50 {middle:5.2f} s  p95 {high:5.2f} s  most {ordered[-1]:5.2f} s"
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -336,7 +300,7 @@ def main() -> None:
     server = start_app(home, options.port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the app is ended, too
     app, visitors = psutil.Process(server.pid), [Visitor() for _ in range(options.sessions)]
-    loads = []
+    loads, begun = [], time.time()
     try:
         took = asyncio.run(drive(f"http://127.0.0.1:{options.port}", home, options, visitors))
         cpu, memory = sum(app.cpu_times()[:2]), app.memory_info().rss
@@ -350,11 +314,12 @@ def main() -> None:
     print(f"load average {before:.1f} before, {loads[0]:.1f} at the end; the app took {cpu / took:.2f} cores")
     print(f"memory of the app {memory / 1e6:.0f} MB")
     updates = [update for visitor in visitors for update in visitor.updates]
-    print(said("update", [seconds for seconds, _ in updates]))
-    print(said(" whole", [seconds for seconds, whole in updates if whole]))
-    found, kept = ages(home, visitors)
-    print(said("age", found))
-    print(said("kept", kept))
+    print(said("update", [seconds for seconds, _, _ in updates]))
+    print("  " + ", ".join(f"{seconds:.1f} s at {there - begun:.0f} s" for seconds, _, there in sorted(updates)[-5:]))
+    print(said(" whole", [seconds for seconds, whole, _ in updates if whole]))
+    for name, seen in zip(("age", "kept"), ages(home, visitors), strict=True):
+        print(said(name, [each.seconds for each in seen]))
+        worst(home, visitors, seen, begun)
     errors = sum((visitor.errors for visitor in visitors), Counter())
     print(f"errors   {sum(errors.values())}")
     for text, count in errors.most_common(10):
