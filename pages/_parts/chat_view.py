@@ -41,7 +41,7 @@ class Box:
 def show(service: Service, conversation: "Conversation", *, fixed: bool = False) -> None:
     """All turns so far; those that stream are followed to their end. Fixed: nothing can be voted, asked or changed."""
     reading = chat_lens.Reading() if fixed else chat_lens.choose(conversation)
-    facts = chat_choose.facts(service)
+    facts = chat_choose.facts(service) if conversation.turns else {}  # looks at every saved run
     boxes: list[Box] = []
     for turn in conversation.turns:
         last = turn is conversation.turns[-1]
