@@ -75,3 +75,16 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     head = (ROOT / "README.md").read_text(encoding="utf-8")[:900]
     assert "make app" in head
     assert "make test" in head
+
+
+def test_the_readmes_results_stand_in_the_report_of_the_reference_study() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## What it measured")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+    told = [re.findall(r"[\d,.]*\d(?: ± [\d.]+)?", cell.replace("†", "")) for _, _, *cells in rows for cell in cells]
+    report = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert len(rows) >= 7
+    assert all(told)
+    assert not [
+        value for values in told for value in values if not re.search(rf"(?<![\d.,]){re.escape(value)}(?!\d)", report)
+    ]
