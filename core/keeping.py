@@ -56,7 +56,10 @@ class Weights:
         directory.write_keep(keep)
 
     def let_go(self, run_id: str) -> None:
-        """Remove the weights of a run that is over; its numbers stay. QueueError while something reads them."""
+        """Remove the weights of a run that is over; its numbers stay.
+
+        QueueError while something reads them, or where the system refuses: what is left can be let go again.
+        """
         self._owner()
         directory = board.existing(self._home, run_id)
         if not directory.status().state.finished:
@@ -65,8 +68,15 @@ class Weights:
             raise QueueError(f"Run {run_id} is being exported.", "Wait for the export, or stop it.")
         if not self.there(run_id):
             raise InputError(f"Run {run_id} keeps no weights.", "There is nothing to let go.")
-        for folder in _folders(directory):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in filter(Path.is_dir, _folders(directory)):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                why = f"{error.strerror or error} ({Path(error.filename or folder).name})"
+                raise QueueError(
+                    f"The weights of run {run_id} could not be removed: {why}.",
+                    "Look who may write in its folder, then let what is left go once more.",
+                ) from error
         (directory.path / RESULT).unlink(missing_ok=True)
 
 

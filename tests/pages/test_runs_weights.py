@@ -76,3 +76,23 @@ def test_weights_of_a_run_that_is_over_go_after_a_question_and_can_be_made_again
         service.weights.let_go(run_id)
     with pytest.raises(QueueError, match="is over"):
         service.weights.keep(run_id, True)
+
+
+def test_weights_that_the_system_does_not_let_go_are_said_and_still_offered(
+    service: Service, run_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = run_folder("wanda", WANDA)
+    folder = RunDirectory.of(service.home / "runs", run_id)
+    folder.model_dir.mkdir()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path / "model.safetensors"))
+
+    monkeypatch.setattr("core.keeping.shutil.rmtree", refuse)
+    app = opened(run_id)
+    app.button(key="runs_let_go").click().run()
+    app.button(key="runs_let_go_yes").click().run()
+    assert not app.exception
+    shown = "".join(str(each.proto.body) for each in app.get("html"))
+    assert "could not be removed: Permission denied (model.safetensors)" in shown
+    assert "runs_let_go" in keys(app)
