@@ -1,12 +1,13 @@
 """Runs of a study in stretches of time, where a machine is to be had for minutes only: the first in the file first.
 
     python -m benchmarks.stretch STUDY.yaml --home DIR [--devices 0 1] [--slots 3] [--minutes 9]
-                                 [--only WORD …] [--tinyllama DIR]
+                                 [--only WORD …] [--skip WORD …] [--tinyllama DIR]
 
 Each run is `python -m core run` in its own process, `--slots` at once on each device (CUDA_VISIBLE_DEVICES; `cpu` for
 none). What was finished is not done again; what was cut off goes on from its last stage, part or checkpoint. At the
 end of the stretch processes are killed: nothing finished is lost. Then a line a run says what became of it; runs not
-made are listed as not made. Needs neither streamlit nor duckdb; `study pack` takes the home afterwards.
+made are listed as not made. With `--tinyllama`, whose weights are random, a table of time and memory follows. Needs
+neither streamlit nor duckdb; `study pack` takes the home afterwards.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import tinyllama_folder
+from benchmarks.common import row, tinyllama_folder
 from core.jobs.rundir import RunDirectory, list_runs, new_run_id, to_json, write_atomic
 from core.jobs.states import State
 from core.preview import settle
@@ -26,6 +27,8 @@ from core.study import Planned, Study, expand, key_of
 
 LEAST_S = 45.0  # a run is not begun when less is left
 POLL_S = 0.2
+GIB = 2**30
+STAGES = ("load", "calibrate", "prune", "save", "recover")
 
 
 class Stretch:
@@ -110,6 +113,26 @@ def listed(stretch: Stretch, runs: Sequence[Planned]) -> None:
     sys.stdout.write(", ".join(f"{count} {word}" for word, count in counts.items()) + "\n")
 
 
+def costs(stretch: Stretch, runs: Sequence[Planned]) -> None:
+    """Seconds of each stage of the runs that are complete, and peaks of memory in GiB.
+
+    `GPU`: what torch held of it; `worker`: its resident memory; `with children`: as its heartbeats, every two seconds,
+    say, so that the process that verifies the saved model counts.
+    """
+    row("run", *(f"{stage}, s" for stage in STAGES), "GPU", "worker", "with children")
+    row("---", *["---:"] * (len(STAGES) + 3))
+    for run in runs:
+        if stretch.state(run) is not State.COMPLETE:
+            continue
+        directory = stretch.known[run.key]
+        results = directory.results() or {}
+        beats = [event["rss_bytes"] for event in directory.events() if event["kind"] == "heartbeat"]
+        seconds = [f"{results['timings'][stage]:.1f}" if stage in results["timings"] else "" for stage in STAGES]
+        memory = results["memory"]
+        peaks = [memory.get("peak_device_bytes", 0), memory["peak_rss_bytes"], max(beats, default=0)]
+        row(run.name.rpartition(": ")[2], *seconds, *(f"{peak / GIB:.2f}" for peak in peaks))
+
+
 def parsed(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,6 +143,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
     parser.add_argument("--tinyllama", type=Path, help="in place of the study's model: TinyLlama's shape, made here")
     parser.add_argument("--only", nargs="*", default=[], help="words that a run's name must hold one of")
+    parser.add_argument("--skip", nargs="*", default=[], help="words that it must hold none of")
     return parser.parse_args(arguments)
 
 
@@ -133,10 +157,13 @@ def main(arguments: list[str]) -> None:
         study = study.model_copy(update={"base": {**study.base, "model": model}})
     every = expand(study).runs
     runs = [run for run in every if not chosen.only or any(word in run.name for word in chosen.only)]
+    runs = [run for run in runs if not any(word in run.name for word in chosen.skip)]
     slots = [device for _ in range(chosen.slots) for device in chosen.devices]
     stretch = Stretch(study, chosen.home.resolve(), slots, until)
     stretch.work(runs)
     listed(stretch, runs)
+    if chosen.tinyllama:
+        costs(stretch, runs)
 
 
 if __name__ == "__main__":
