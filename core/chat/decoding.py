@@ -20,6 +20,8 @@ from core.errors import InputError, NumericalError
 CHUNK = {"cpu": 64, "cuda": 512}
 """Prompt tokens of one step: few enough that a stop, or the other side, never waits long."""
 WORTH_REUSING = 16
+LIKELIEST = 1024
+"""Tokens that are looked at first where one is drawn."""
 
 Reason = Literal["stop", "length", "context"]
 
@@ -151,11 +153,37 @@ def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator)
         raise NumericalError("The model's output is not finite (nan or inf).", "Load it in float32, or prune less.")
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / sampling.temperature, dim=-1).cpu().sort(descending=True)
-    cumulative = probabilities.double().cumsum(-1)
-    kept = int((cumulative - probabilities < sampling.top_p).sum())  # the first is always kept
-    drawn = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[kept - 1]
-    return int(order[min(int(torch.searchsorted(cumulative[:kept], drawn, right=True)), kept - 1)])
+    drawn = torch.rand((), generator=generator, dtype=torch.float64)
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    token = _among_likeliest(probabilities, sampling.top_p, drawn)
+    return _among_all(probabilities, sampling.top_p, drawn) if token is None else token
+
+
+def _among_all(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor) -> int:
+    """The token at `drawn` (0 to 1) of the nucleus, sorted by falling probability and then by id."""
+    found, order = probabilities.cpu().sort(descending=True, stable=True)
+    return _at(drawn, found, order, top_p)
+
+
+def _among_likeliest(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor) -> int | None:
+    """The same, from LIKELIEST tokens alone, as a whole vocabulary takes milliseconds to sort; None where the nucleus
+    may reach beyond them."""
+    if len(probabilities) <= LIKELIEST or top_p == 1:
+        return None
+    found, ids = (each.cpu() for each in probabilities.topk(LIKELIEST, sorted=False))
+    ids, place = ids.sort()
+    found, order = found[place].sort(descending=True, stable=True)
+    inside = int((found.double().cumsum(-1) < top_p).sum())
+    if inside >= LIKELIEST or found[inside] == found[-1]:  # among equals topk takes any
+        return None
+    return _at(drawn, found, ids[order], top_p)
+
+
+def _at(drawn: torch.Tensor, found: torch.Tensor, ids: torch.Tensor, top_p: float) -> int:
+    cumulative = found.double().cumsum(-1)
+    kept = int((cumulative - found < top_p).sum())  # the first is always kept
+    place = int(torch.searchsorted(cumulative[:kept], drawn * cumulative[kept - 1], right=True))
+    return int(ids[min(place, kept - 1)])
 
 
 class Answer:

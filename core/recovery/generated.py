@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from core.data import texts
 from core.device import info, resolve_dtype
@@ -23,7 +24,7 @@ from core.progress import Progress
 
 DOCUMENTS = 2048  # where nobody asks for a number
 PROMPT = 16  # tokens taken from a passage
-VERSION = "v3"
+VERSION = "v4"
 WAIT_S = 0.5
 _AT_ONCE = {"cpu": 16, "cuda": 1024}
 
@@ -116,15 +117,49 @@ def _written(
                     max_new_tokens=max(1, length - PROMPT),
                     eos_token_id=sorted(ends) or None,
                     pad_token_id=next((each for each in pads if each is not None), None),
-                    # One that grows is allocated anew at each token, in sizes that never fit again.
-                    cache_implementation="static",
-                    disable_compile=True,
                     stopping_criteria=[step],
+                    **_cache(model, max(length, PROMPT + 1)),
                 )
             made += [_cut(row, ends) for row in answers.tolist()]
             write_atomic(part, json.dumps(made))
     progress(documents, documents, "documents")
     return made
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values in room that is there from the start: one that grows by a token is allocated anew at each, in
+    sizes that never fit again, and transformers' static one has each token read all its room through a mask."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._all = [each.new_empty(*each.shape[:2], self._room, each.shape[3]) for each in (key_states, value_states)]
+        self.keys, self.values = (each[:, :, :0] for each in self._all)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_more: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take in (rows, heads, tokens, size) of each; all that is held, without a copy."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        for room, new in zip(self._all, (key_states, value_states), strict=True):
+            room[:, :, start:end] = new
+        self.keys, self.values = (room[:, :, :end] for room in self._all)
+        return self.keys, self.values
+
+
+def _cache(model: Any, length: int) -> dict[str, Any]:
+    """generate()'s arguments for keys and values of `length` tokens; its own static one where layers have windows."""
+    cache = DynamicCache(config=model.config)
+    if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return {"cache_implementation": "static", "disable_compile": True}
+    cache.layers = [_Roomy(length) for _ in cache.layers]
+    return {"past_key_values": cache}
 
 
 def _dtype(model: Any) -> torch.dtype:

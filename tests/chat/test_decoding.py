@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.chat.decoding import CHUNK, Answer, Kept, TextStream, Until, choose, encode
+from core.chat import decoding
+from core.chat.decoding import CHUNK, LIKELIEST, Answer, Kept, TextStream, Until, choose, encode
 from core.chat.protocol import Message, Sampling
 from core.errors import InputError, NumericalError
 
@@ -117,6 +118,49 @@ def test_the_smallest_nucleus_is_the_likeliest_token() -> None:
     generator = torch.Generator().manual_seed(0)
     sampling = Sampling(temperature=2.0, top_p=0.01)
     assert {choose(torch.tensor([0.1, 0.2, 0.3]), sampling, generator) for _ in range(50)} == {2}
+
+
+def drawn_from_all(logits: torch.Tensor, sampling: Sampling, drawn: float) -> int:
+    """The nucleus over the whole vocabulary, in plain Python: by falling probability, then by id."""
+    probabilities = torch.softmax(logits.float() / sampling.temperature, 0).double().tolist()
+    kept, mass = [], 0.0
+    for token in sorted(range(len(probabilities)), key=lambda token: (-probabilities[token], token)):
+        kept.append(token)
+        mass += probabilities[token]
+        if mass >= sampling.top_p:
+            break
+    reached = 0.0
+    for token in kept:
+        reached += probabilities[token]
+        if reached > drawn * mass:
+            return token
+    return kept[-1]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 2.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999, 1.0])
+def test_a_large_vocabulary_is_drawn_from_as_if_all_of_it_were_sorted(spread: float, top_p: float) -> None:
+    letters = torch.Generator().manual_seed(int(10 * spread))
+    sampling = Sampling(temperature=0.8, top_p=top_p)
+    for seed in range(6):
+        logits = (spread * torch.randn(3000, generator=letters)).bfloat16()  # of which many are equal
+        drawn = float(torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        token = choose(logits, sampling, torch.Generator().manual_seed(seed))
+        assert token == drawn_from_all(logits, sampling, drawn)
+
+
+def test_a_vocabulary_is_sorted_whole_only_where_the_nucleus_may_be_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise AssertionError("all of it was sorted")
+
+    sampling = Sampling(temperature=1.0, top_p=0.95)
+    peaked, flat = 6 * torch.randn(50_000, generator=torch.Generator().manual_seed(0)), torch.zeros(50_000)
+    wide = {choose(flat, sampling, torch.Generator().manual_seed(seed)) for seed in range(20)}
+    assert max(wide) > LIKELIEST
+    monkeypatch.setattr(decoding, "_among_all", refuse)
+    choose(peaked, sampling, torch.Generator().manual_seed(0))
+    with pytest.raises(AssertionError, match="all of it"):
+        choose(flat, sampling, torch.Generator().manual_seed(0))
 
 
 def test_equal_seeds_draw_equal_tokens_and_others_do_not(pair: Any) -> None:

@@ -10,6 +10,7 @@ from filelock import FileLock
 from core.errors import Cancelled
 from core.recovery import generated as module
 from core.recovery.generated import PROMPT, generated
+from tests.conftest import TINY_FAMILIES
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,29 @@ def test_the_models_settings_for_answers_do_not_bend_what_it_writes(
     model.generation_config.min_p = 0.9
     assert write(model, tokenizer, tmp_path / "b") == first
     assert model.generation_config.repetition_penalty == 5.0
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("length", [10, 24])
+def test_room_for_keys_and_values_changes_no_text(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, length: int
+) -> None:
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    first = write(model, tokenizer, tmp_path / "a", length=length)
+    monkeypatch.setattr(module, "_cache", lambda *_: {})
+    assert write(model, tokenizer, tmp_path / "b", length=length) == first
+
+
+def test_a_llama_reads_what_it_holds_and_no_empty_room(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    cache = module._cache(model, 24)["past_key_values"]
+    ids = torch.arange(10, 34)[None]
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits
+        parts = [model(input_ids=each, past_key_values=cache).logits for each in ids.split([16, *[1] * 8], dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+    assert {layer.keys.shape[2] for layer in cache.layers} == {24}
+    assert {layer.keys.untyped_storage().nbytes() for layer in cache.layers} == {24 * 2 * 4 * 4}  # heads, size, bytes
 
 
 def test_the_random_numbers_of_the_rest_of_the_run_are_not_touched(
