@@ -300,8 +300,7 @@ class Service(QueueOfRuns, ExportsOfRuns):
 
     def talker(self, run_id: str) -> str | None:
         """The key of a run's model, the last one, in `chat_models`; None where it kept none."""
-        found = talkers.saved(self.home, self._store.runs("id = ?", [run_id]))
-        return found[0].key if found else None
+        return talkers.key(self.home, self._store.runs("id = ?", [run_id]))
 
     def chat_client(self) -> ChatClient:
         """The inference worker's client, one for the process."""

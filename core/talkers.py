@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from core import estimate
-from core.chat.sources import PRUNED
+from core.chat.sources import DENSE, PRUNED
 from core.errors import EspalierError
 from core.experiment import Experiment, ModelChoice
 from core.models import catalogue
@@ -30,6 +30,15 @@ def of(home: Path, runs: pd.DataFrame, offline: Iterable[str]) -> list[ChatModel
     return [*(model for model in dense if model is not None), *saved(home, runs)]
 
 
+def key(home: Path, run: pd.DataFrame) -> str | None:
+    """The last model of one run (no row: of none); the dense one itself where the run judged that, as it is."""
+    if (found := saved(home, run)) or run.empty:
+        return found[0].key if found else None
+    only = run.iloc[0]
+    judged = only.state == "COMPLETE" and pd.isna(only.method) and pd.notna(only.model)
+    return _dense_key(only.model) if judged and _dense_model(only.model) is not None else None
+
+
 def saved(home: Path, runs: pd.DataFrame) -> list[ChatModel]:
     """The saved models of `runs`, in their order: pruned ones, and the dense one rounded to a GGUF format."""
     judged = runs.state.isin(OVER) & runs.recovery.notna() & runs.params_after.notna()
@@ -42,6 +51,10 @@ def saved(home: Path, runs: pd.DataFrame) -> list[ChatModel]:
     return found
 
 
+def _dense_key(name: str) -> str:
+    return f"{DENSE}{name}"
+
+
 def _dense_model(name: str) -> ChatModel | None:
     try:
         choice = Experiment.parse({"model": {"name": name}}).model
@@ -49,7 +62,7 @@ def _dense_model(name: str) -> ChatModel | None:
     except EspalierError:  # it was there when its run was made, and is not now
         return None
     size = estimate.weight_bytes(source.architecture)
-    return ChatModel(f"dense:{name}", f"{source.title}, dense", source.architecture.params, size, None, choice)
+    return ChatModel(_dense_key(name), f"{source.title}, dense", source.architecture.params, size, None, choice)
 
 
 def _saved_models(

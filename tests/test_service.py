@@ -455,3 +455,14 @@ def test_a_real_run_and_its_baseline_go_through_the_queue_to_comparable_numbers(
         assert service._store.dump() == content
     finally:
         service.close()
+
+
+def test_who_answers_for_a_run(shown):
+    dense, cut = finished_run(shown, experiment()), finished_run(shown, pruned(), number=1)
+    going = finished_run(shown, experiment(seed=1), state="RUNNING", number=2)
+    assert shown.talker(dense) in {model.key for model in shown.chat_models() if model.run_id is None}
+    assert shown.talker(cut) is None  # it kept no weights
+    assert shown.talker(going) is None
+    assert shown.talker("20261123-201899-0123abcd-x7y9") is None
+    write_model(shown.home / "runs" / cut / "model", seed=0)
+    assert shown.talker(cut) == cut

@@ -126,7 +126,7 @@ def _written(
     return made
 
 
-class _Roomy(DynamicLayer):
+class _Roomy(DynamicLayer):  # type: ignore[misc]
     """Keys and values in room that is there from the start: one that grows by a token is allocated anew at each, in
     sizes that never fit again, and transformers' static one has each token read all its room through a mask."""
 

@@ -27,7 +27,7 @@ def sides(service: Service, *, compact: bool, bare: bool = False) -> list[tuple[
     """
     models = {model.key: model for model in service.chat_models()}
     labels = _labels(models)
-    _link()
+    _link(models)
     places = SIDES[: st.session_state.setdefault(COUNT, 2)]
     _defaults(places, models)
     if compact:
@@ -53,10 +53,11 @@ def sides(service: Service, *, compact: bool, bare: bool = False) -> list[tuple[
     return chosen
 
 
-def _link() -> None:
+def _link(models: dict[str, ChatModel]) -> None:
     wanted = st.query_params.get("model")  # a link from a run
     if wanted is not None:
-        st.session_state[SIDES[1]] = wanted
+        dense = wanted in models and models[wanted].run_id is None
+        st.session_state[SIDES[0] if dense else SIDES[1]] = wanted
         del st.query_params["model"]
 
 

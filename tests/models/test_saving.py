@@ -310,6 +310,7 @@ def test_an_older_folder_of_that_name_is_replaced_whole(tiny_llama, tiny_tokeniz
 
 
 @pytest.mark.gpu
+@pytest.mark.fresh  # GPU machines need not have what the forks load
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_a_model_on_a_gpu_is_verified_in_float32_on_the_cpu_and_stays_where_it_is(
     tiny_llama, tiny_tokenizer, tmp_path, dtype

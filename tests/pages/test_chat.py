@@ -146,6 +146,15 @@ def test_a_link_from_a_run_chooses_the_right_side(folder: str) -> None:
     assert "model" not in app.query_params
 
 
+def test_a_link_from_a_dense_run_chooses_the_left_side(service: Any) -> None:
+    (key,) = [model.key for model in service.chat_models() if model.run_id is None]
+    app = AppTest.from_file(MAIN, default_timeout=60).run()
+    app.query_params["model"] = key
+    app.switch_page("chat.py").run()
+    assert not app.exception
+    assert app.selectbox(key="chat_left").value == key
+
+
 def made(text: str, state: Any = "done", **fields: Any) -> Answer:
     return Answer(Source(key="k", title="<u>T</u>", name="n"), text=text, state=state, **fields)
 
