@@ -189,7 +189,11 @@ def resolve_dtype(wanted: str, device: str) -> str:
 
 
 def torch_device(device: str) -> "torch.device":
-    """The torch device of a resolved name. DeviceError where the driver shows a GPU that torch cannot use."""
+    """The torch device of a resolved name. DeviceError where the driver shows a GPU that torch cannot use.
+
+    On a GPU cuDNN's attention is switched off for this process: it makes a plan for each new length of text, tens of
+    milliseconds every time, and every token that is written, and most batches of a task, have one of their own.
+    """
     import torch
 
     if device != "cpu" and not torch.cuda.is_available():
@@ -197,4 +201,6 @@ def torch_device(device: str) -> "torch.device":
             f"The driver shows {info(device).name}, but torch {torch.__version__} cannot use it.",
             "Install a CUDA build of torch that fits the driver, or choose the device cpu.",
         )
+    if device != "cpu":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device(device)

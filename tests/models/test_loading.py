@@ -3,7 +3,9 @@ import json
 import pytest
 import torch
 
-from core.errors import Cancelled, ModelError
+from core import device
+from core.device import DeviceInfo
+from core.errors import Cancelled, DeviceError, ModelError
 from core.experiment import ModelChoice
 from core.models.loading import load, load_directory, stored_dtype
 
@@ -88,3 +90,28 @@ def test_the_stored_format_is_that_of_most_bytes(tmp_path):
     }
     save_file(tensors, tmp_path / "model.safetensors")
     assert stored_dtype(tmp_path) == "bfloat16"
+
+
+@pytest.fixture
+def with_a_driver(monkeypatch):
+    """A machine whose driver shows one GPU; torch's choice of attention is as before afterwards."""
+    shown = DeviceInfo("cuda", 0, "Tesla T4", 16 * 10**9, 15 * 10**9, (7, 5))
+    monkeypatch.setattr(device, "info", lambda _: shown)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error(with_a_driver, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="Tesla T4"):
+        device.torch_device("cuda:0")
+    assert device.torch_device("cpu") == torch.device("cpu")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_on_a_gpu_attention_makes_no_plan_for_each_length(with_a_driver, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.torch_device("cuda:0") == torch.device("cuda:0")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
