@@ -14,14 +14,19 @@ LANGUAGES = {"English": "en", "Deutsch": "de"}
 
 
 def choices(service: Service) -> dict[str, str]:
-    """What can be reported on, by what the picker calls it; nothing where no run is complete."""
+    """What can be reported on, by what the picker calls it, studies with numbers first; nothing where no run is
+    complete."""
     runs = service.runs()
-    complete = 0 if runs.empty else int((runs["state"] == "COMPLETE").sum())
+    done = runs[runs["state"] == "COMPLETE"]
+    complete = len(done)
     if not complete:
         return {}
     named = st.query_params.get_all("runs")
     found = {CHOSEN: f"{len(named)} chosen {'run' if len(named) == 1 else 'runs'}"} if named else {}
-    found |= {f"{STUDY}{study.id}": study.name for study in service.studies.all() if service.studies.is_own(study)}
+    own = [study for study in service.studies.all() if service.studies.is_own(study)]
+    measured = set(done["study"].dropna())
+    own.sort(key=lambda study: study.id not in measured)
+    found |= {f"{STUDY}{study.id}": study.name for study in own}
     asked = st.query_params.get("study", "")
     if asked and f"{STUDY}{asked}" not in found:
         found |= {f"{STUDY}{study.id}": study.name for study in service.studies.all() if study.id == asked}

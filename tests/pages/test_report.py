@@ -1,11 +1,13 @@
 """Report: what it is about, in which language, the document on the page, its downloads."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.jobs.rundir import RunDirectory
 from core.study import Study
 
 MAIN = str(Path(__file__).resolve().parent.parent.parent / "pages" / "_main.py")
@@ -108,6 +110,19 @@ def test_a_study_is_chosen_by_the_url_and_an_unknown_run_is_said(two: dict[str, 
     assert "<b>x" not in html(app)
     app = report_page(runs=["20200101-000000-00000000-gone"])
     assert "There is no run" in html(app)
+
+
+def test_a_study_with_numbers_comes_before_a_newer_one_without(two: dict[str, str], service: Any) -> None:
+    measured, planned = (Study.parse({"name": name, "base": {"pruning": TAYLOR}}) for name in ("Measured", "A plan"))
+    for study in (measured, planned):
+        service.studies.save(study)
+    RunDirectory(service.home / "runs" / two["taylor"]).study_file.write_text(
+        json.dumps({"v": 1, "study": measured.id})
+    )
+    service._store.sync(service.home, thorough=True)
+    offered = report_page().selectbox(key="report_about").options
+    assert offered.index("Measured") < offered.index("A plan")
+    assert offered[0] == "Measured"
 
 
 def test_names_are_shown_as_text(run_folder: Any, service: Any) -> None:
