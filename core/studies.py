@@ -249,9 +249,9 @@ class Studies:
         return StudyStatus(frame, dict(Counter(frame["state"])))
 
     def run_ids(self, study: Study) -> list[str]:
-        """Ids of the runs that stand for a study now, in its order."""
+        """Ids of the runs that stand for a study now, in its order, each once: `auto` may be another entry's device."""
         self._store.sync(self._home)
-        return [run_id for _, run_id, _ in self._matched(study) if run_id]
+        return list(dict.fromkeys(run_id for _, run_id, _ in self._matched(study) if run_id))
 
     # --- inside
 

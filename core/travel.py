@@ -95,7 +95,8 @@ class Travel:
             raise InputError(f"documents is {documents!r}.", f"Choose one of {', '.join(archive.DETAILS)}.")
         rows = self._studies.status(study).rows
         ended = rows[rows["state"].isin(PACKED_STATES)]
-        directories = [RunDirectory.of(self._home / "runs", run_id) for run_id in ended["run_id"]]
+        once = ended["run_id"].unique()  # a run may stand for two entries: `auto` and the device that this is here
+        directories = [RunDirectory.of(self._home / "runs", run_id) for run_id in once]
         if not directories:
             raise InputError(f"No run of {study.name} is over.", "Run it first: there is nothing to pack.")
         about = {"format": FORMAT, "study": study.id, "name": study.name, "origin": origin[:500],
@@ -116,7 +117,7 @@ class Travel:
             Path(temporary).replace(file)
         finally:
             Path(temporary).unlink(missing_ok=True)
-        return Packed(file, file.stat().st_size, len(directories), len(rows) - len(directories))
+        return Packed(file, file.stat().st_size, len(directories), len(rows) - len(ended))
 
     # --- and back
 

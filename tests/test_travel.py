@@ -16,6 +16,7 @@ from core.evaluation.outcomes import write_samples
 from core.experiment import Experiment
 from core.jobs.letters import Letters
 from core.jobs.rundir import RunDirectory
+from core.preview import settle
 from core.service import Service
 from core.storage import archive
 from core.storage.store import Store
@@ -136,6 +137,24 @@ def test_results_open_on_another_machine(here: Service, there: Service, study: S
     assert there.recovery.curve(RUNS[1])[0]["loss"] == 2.5
     assert there.run_detail(RUNS[1]).results == here.run_detail(RUNS[1]).results
     assert there.run_detail(RUNS[2]).status.reason == "No memory is left."
+
+
+def test_a_run_that_stands_for_two_entries_travels_once(home: Path, there: Service, tmp_path: Path) -> None:
+    both = Study.parse({"name": "Packed", "base": {"pruning": {"method": "l1"}}, "grid": {"device": ["auto", "cpu"]}})
+    run = next(run for run in expand(both).runs if run.experiment.device == "cpu" and run.experiment.pruning)
+    folder = write_run(home, RUNS[0], run.experiment)
+    folder.state_file.write_text(json.dumps({"state": "WAITING", "hash": settle(run.experiment).hash}))
+    results = folder.results() or {}
+    results["environment"]["hash"] = settle(run.experiment).hash
+    folder.write_results(results)
+    service = Service(supervisor=False)
+    rows = service.studies.status(both).rows
+    assert list(rows["run_id"]).count(RUNS[0]) == 2  # `auto` is the CPU where there is no GPU
+    assert service.studies.run_ids(both) == [RUNS[0]]
+    found = service.travel.pack(both, tmp_path / "packed.parquet")
+    assert (found.runs, found.missing) == (1, len(rows) - 2)
+    assert there.travel.take_in(found.file).runs == (RUNS[0],)
+    service.close()
 
 
 def test_weights_and_logs_stay_where_they_are(here: Service, there: Service, study: Study, tmp_path: Path) -> None:
