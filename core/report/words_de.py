@@ -225,7 +225,8 @@ GERMAN = {
     "s_recovered": "{label}: {quality} ging von {before} auf {after} (Gewinn {gain}; 95-%-Intervall {low} bis "
     "{high}, {how}; es {verdict}){back}.",
     "s_back": "; von dem, was der Schnitt kostete, kamen {share} zurück",
-    "s_fastest": "Gegen dicht im selben Lauf decodiert {label} am schnellsten: {value} Token/s, das {times}-Fache von dicht ({dense}).",
+    "s_fastest": "Gegen dicht im selben Lauf decodiert {label} am schnellsten: {value} Token/s, "
+    "das {times}-Fache von dicht ({dense}).",
     "s_not_faster": "{count} von {all} Zeilen sind im Decode nicht schneller als dicht (höchstens das 1,00-Fache): "
     "{labels}.",
     "s_all_faster": "Alle {all} Zeilen sind im Decode schneller als dicht.",

@@ -219,7 +219,8 @@ ENGLISH = {
     "s_recovered": "{label}: {quality} went from {before} to {after} (gain {gain}; 95 % interval {low} to {high}, "
     "{how}; it {verdict}){back}.",
     "s_back": "; of what the cut cost, {share} came back",
-    "s_fastest": "Against dense in the same run, {label} decodes fastest: {value} tokens/s, {times} times dense ({dense}).",
+    "s_fastest": "Against dense in the same run, {label} decodes fastest: {value} tokens/s, "
+    "{times} times dense ({dense}).",
     "s_not_faster": "{count} of {all} rows decode no faster than dense (at most 1.00 times): {labels}.",
     "s_all_faster": "All {all} rows decode faster than dense.",
     "s_guessing": "Within two standard errors of guessing on these documents: {labels}.",
