@@ -19,6 +19,7 @@ being drawn.
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import re
@@ -328,7 +329,7 @@ def main() -> None:
     print(said("update", [seconds for seconds, _, _ in updates]))
     print("  " + ", ".join(f"{seconds:.1f} s at {there - begun:.0f} s" for seconds, _, there in sorted(updates)[-5:]))
     print(said(" whole", [seconds for seconds, whole, _ in updates if whole]))
-    opened = max(min((there for _, whole, there in visitor.updates if whole), default=begun) for visitor in visitors)
+    opened = max(min((there for _, whole, there in visitor.updates if whole), default=math.inf) for visitor in visitors)
     print(said(" open", [seconds for seconds, _, there in updates if there - seconds > opened]))
     for name, seen in zip(("age", "kept"), ages(home, visitors), strict=True):
         later = [each for each in seen if each.arrived - each.seconds > opened]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,10 @@ def test_results_open_on_another_machine(here: Service, there: Service, study: S
     assert there.run_detail(RUNS[2]).status.reason == "No memory is left."
 
 
-def test_a_run_that_stands_for_two_entries_travels_once(home: Path, there: Service, tmp_path: Path) -> None:
+def test_a_run_that_stands_for_two_entries_travels_once(
+    home: Path, there: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # `auto` is the CPU where there is no GPU
     both = Study.parse({"name": "Packed", "base": {"pruning": {"method": "l1"}}, "grid": {"device": ["auto", "cpu"]}})
     run = next(run for run in expand(both).runs if run.experiment.device == "cpu" and run.experiment.pruning)
     folder = write_run(home, RUNS[0], run.experiment)
@@ -147,14 +151,13 @@ def test_a_run_that_stands_for_two_entries_travels_once(home: Path, there: Servi
     results = folder.results() or {}
     results["environment"]["hash"] = settle(run.experiment).hash
     folder.write_results(results)
-    service = Service(supervisor=False)
-    rows = service.studies.status(both).rows
-    assert list(rows["run_id"]).count(RUNS[0]) == 2  # `auto` is the CPU where there is no GPU
-    assert service.studies.run_ids(both) == [RUNS[0]]
-    found = service.travel.pack(both, tmp_path / "packed.parquet")
+    with closing(Service(supervisor=False)) as service:
+        rows = service.studies.status(both).rows
+        assert list(rows["run_id"]).count(RUNS[0]) == 2
+        assert service.studies.run_ids(both) == [RUNS[0]]
+        found = service.travel.pack(both, tmp_path / "packed.parquet")
     assert (found.runs, found.missing) == (1, len(rows) - 2)
     assert there.travel.take_in(found.file).runs == (RUNS[0],)
-    service.close()
 
 
 def test_weights_and_logs_stay_where_they_are(here: Service, there: Service, study: Study, tmp_path: Path) -> None:

@@ -155,35 +155,38 @@ def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator)
         return int(logits.argmax())
     drawn = torch.rand((), generator=generator, dtype=torch.float64)
     probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
-    token = _among_likeliest(probabilities, sampling.top_p, drawn)
-    return _among_all(probabilities, sampling.top_p, drawn) if token is None else token
+    token = _draw(probabilities, sampling.top_p, drawn, LIKELIEST) if len(logits) > LIKELIEST else None
+    if token is None:
+        token = _draw(probabilities, sampling.top_p, drawn, len(logits))
+        assert token is not None
+    return token
 
 
-def _among_all(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor) -> int:
-    """The token at `drawn` (0 to 1) of the nucleus, sorted by falling probability and then by id."""
-    found, order = probabilities.cpu().sort(descending=True, stable=True)
-    return _at(drawn, found, order, top_p)
+def _draw(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor, count: int) -> int | None:
+    """The token at `drawn` (0 to 1) of the nucleus, whose tokens stand by falling probability and then by id.
 
-
-def _among_likeliest(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor) -> int | None:
-    """The same, from LIKELIEST tokens alone, as a whole vocabulary takes milliseconds to sort; None where the nucleus
-    may reach beyond them."""
-    if len(probabilities) <= LIKELIEST or top_p == 1:
-        return None
-    found, ids = (each.cpu() for each in probabilities.topk(LIKELIEST, sorted=False))
-    ids, place = ids.sort()
-    found, order = found[place].sort(descending=True, stable=True)
-    inside = int((found.double().cumsum(-1) < top_p).sum())
-    if inside >= LIKELIEST or found[inside] == found[-1]:  # among equals topk takes any
-        return None
-    return _at(drawn, found, ids[order], top_p)
-
-
-def _at(drawn: torch.Tensor, found: torch.Tensor, ids: torch.Tensor, top_p: float) -> int:
+    Only the `count` likeliest are sorted, as a whole vocabulary takes milliseconds; None where it may be another token.
+    """
+    some = count < len(probabilities)
+    if some:
+        found, ids = (each.cpu() for each in probabilities.topk(count, sorted=False))
+        ids, by_id = ids.sort()
+        found = found[by_id]
+    else:
+        found, ids = probabilities.cpu(), torch.arange(count)
+    found, order = found.sort(descending=True, stable=True)
     cumulative = found.double().cumsum(-1)
-    kept = int((cumulative - found < top_p).sum())  # the first is always kept
-    place = int(torch.searchsorted(cumulative[:kept], drawn * cumulative[kept - 1], right=True))
-    return int(ids[min(place, kept - 1)])
+    if top_p < 1:
+        last = int((cumulative < top_p).sum())  # the nucleus ends with the token that reaches top_p
+        if some and last == count:
+            return None
+        mass = cumulative[min(last, count - 1)]
+    else:
+        mass = probabilities.double().sum().cpu()
+    place = int(torch.searchsorted(cumulative, drawn * mass, right=True))
+    if some and (place == count or found[place] == found[-1]):  # among equals topk takes any
+        return None
+    return int(ids[order[min(place, count - 1)]])
 
 
 class Answer:

@@ -127,7 +127,7 @@ def drawn_from_all(logits: torch.Tensor, sampling: Sampling, drawn: float) -> in
     for token in sorted(range(len(probabilities)), key=lambda token: (-probabilities[token], token)):
         kept.append(token)
         mass += probabilities[token]
-        if mass >= sampling.top_p:
+        if sampling.top_p < 1 and mass >= sampling.top_p:
             break
     reached = 0.0
     for token in kept:
@@ -149,18 +149,22 @@ def test_a_large_vocabulary_is_drawn_from_as_if_all_of_it_were_sorted(spread: fl
         assert token == drawn_from_all(logits, sampling, drawn)
 
 
-def test_a_vocabulary_is_sorted_whole_only_where_the_nucleus_may_be_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> int:
-        raise AssertionError("all of it was sorted")
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+def test_a_vocabulary_is_sorted_whole_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch, top_p: float) -> None:
+    counts: list[int] = []
+    draw = decoding._draw
 
-    sampling = Sampling(temperature=1.0, top_p=0.95)
-    peaked, flat = 6 * torch.randn(50_000, generator=torch.Generator().manual_seed(0)), torch.zeros(50_000)
-    wide = {choose(flat, sampling, torch.Generator().manual_seed(seed)) for seed in range(20)}
-    assert max(wide) > LIKELIEST
-    monkeypatch.setattr(decoding, "_among_all", refuse)
-    choose(peaked, sampling, torch.Generator().manual_seed(0))
-    with pytest.raises(AssertionError, match="all of it"):
-        choose(flat, sampling, torch.Generator().manual_seed(0))
+    def counted(probabilities: torch.Tensor, top_p: float, drawn: torch.Tensor, count: int) -> Any:
+        counts.append(count)
+        return draw(probabilities, top_p, drawn, count)
+
+    monkeypatch.setattr(decoding, "_draw", counted)
+    sampling, letters = Sampling(temperature=1.0, top_p=top_p), torch.Generator().manual_seed(0)
+    choose(8 * torch.randn(50_000, generator=letters), sampling, torch.Generator().manual_seed(0))
+    assert counts == [LIKELIEST]
+    flat = {choose(torch.zeros(50_000), sampling, torch.Generator().manual_seed(seed)) for seed in range(20)}
+    assert max(flat) > LIKELIEST
+    assert counts == [LIKELIEST, *[LIKELIEST, 50_000] * 20]
 
 
 def test_equal_seeds_draw_equal_tokens_and_others_do_not(pair: Any) -> None:
