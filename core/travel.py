@@ -42,6 +42,8 @@ from core.travel_runs import (
 
 OFFERED = ".offered.json"
 _STAGING = ".importing-"
+_OR = " / "
+_MOST_VERSIONS = 4  # of one package
 _ADVICE = "Nothing was imported."
 _writing = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -59,7 +61,10 @@ class Packed:
 
 @dataclass(frozen=True)
 class Import:
-    """A study that came from another machine. `runs` are those that came with it, not what was here before."""
+    """A study that came from another machine. `runs` are those that came with it, not what was here before.
+
+    devices, packages: of all of them; `2.11.0 / 2.13.0` where they had several versions of a package.
+    """
 
     study: str
     name: str
@@ -216,17 +221,17 @@ class Travel:
         about, study, experiments = checked(contents)
         here = {run_id for run_id in experiments if (self._home / "runs" / run_id).exists()}
         new = [run_id for run_id in experiments if run_id not in here]
-        devices: Counter[str] = Counter()
-        packages: dict[str, str] = {}
         study, wrote = self._place_for(study)
+        before = next((each for each in self.all() if each.study == study.id), None)
+        devices: Counter[str] = Counter(before.devices if before else ())
+        packages = dict(before.packages) if before else {}
         with bad_content():
             for run_id in new:
                 environment = write_run(RunDirectory(staging / run_id), contents, run_id, study.id, experiments[run_id])
                 devices.update(filter(None, [text_of(environment.get("device_name"))]))
-                packages |= {str(k)[:60]: str(v)[:60] for k, v in mapping_of(environment.get("packages")).items()}
+                _note_versions(packages, mapping_of(environment.get("packages")))
         places = {run: staging / run / "samples.parquet" for run in contents.documents if run in new}
         opened.write_samples(places)
-        before = next((each for each in self.all() if each.study == study.id), None)
         kept = [run for run in before.runs if run in here] if before is not None else []
         found = Import(
             study=study.id,
@@ -237,8 +242,8 @@ class Travel:
             origin=text_of(about.get("origin")) or "",
             packed=text_of(about.get("packed")) or "",
             espalier=text_of(about.get("espalier")) or "",
-            devices=tuple(each for each, _ in devices.most_common(8)) or (before.devices if before else ()),
-            packages=packages or (before.packages if before else {}),
+            devices=tuple(each for each, _ in devices.most_common(8)),
+            packages=packages,
             runs=(*kept, *new),
             here_before=len(here) - len(kept),
             wrote_study=wrote or (before is not None and before.wrote_study),
@@ -270,6 +275,14 @@ class Travel:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def _note_versions(known: dict[str, str], found: Mapping[str, Any]) -> None:
+    """Add a run's packages to those of an import: `2.11.0 / 2.13.0` where its runs had several versions of one."""
+    for name, version in ((str(name)[:60], str(version)[:60]) for name, version in found.items()):
+        versions = known[name].split(_OR) if name in known else []
+        if version not in versions and len(versions) < _MOST_VERSIONS:
+            known[name] = _OR.join([*versions, version])
+
+
 def _read_record(path: Path) -> Import | None:
     content = read_json(path) or {}
     runs = content.get("runs")
@@ -279,6 +292,7 @@ def _read_record(path: Path) -> Import | None:
     known |= {
         "runs": tuple(run for run in runs if isinstance(run, str) and is_run_id(run)),
         "devices": tuple(map(str, content.get("devices") or ())),
+        "packages": {str(name): str(version) for name, version in mapping_of(content.get("packages")).items()},
     }
     try:
         return Import(**known)

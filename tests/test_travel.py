@@ -1,6 +1,7 @@
 """Studies that travel: packed, unpacked in another home, taken back; and files that nobody should trust."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -158,6 +159,24 @@ def test_a_run_that_stands_for_two_entries_travels_once(
         found = service.travel.pack(both, tmp_path / "packed.parquet")
     assert (found.runs, found.missing) == (1, len(rows) - 2)
     assert there.travel.take_in(found.file).runs == (RUNS[0],)
+
+
+def test_an_import_names_all_devices_and_versions_of_its_runs(
+    here: Service, there: Service, study: Study, tmp_path: Path
+) -> None:
+    file = packed(here, study, tmp_path)
+    there.travel.take_in(file)
+    folder = RunDirectory(here.home / "runs" / RUNS[1])
+    results = folder.results() or {}
+    results["environment"] |= {"device_name": "AMD EPYC", "packages": {"torch": "2.11.0", "peft": "0.21.0"}}
+    folder.write_results(results)
+    with closing(Service(tmp_path / "third", supervisor=False)) as third:
+        came = third.travel.take_in(packed(here, study, tmp_path))
+    assert set(came.devices) == {"NVIDIA T4", "AMD EPYC"}
+    assert came.packages == {"torch": "2.13.0 / 2.11.0", "peft": "0.21.0"}
+    shutil.rmtree(there.home / "runs" / RUNS[1])  # a later file brings it, as it is now
+    again = there.travel.take_in(packed(here, study, tmp_path))
+    assert (set(again.devices), dict(again.packages)) == (set(came.devices), dict(came.packages))
 
 
 def test_weights_and_logs_stay_where_they_are(here: Service, there: Service, study: Study, tmp_path: Path) -> None:
