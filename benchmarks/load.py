@@ -122,9 +122,10 @@ class Visitor:
         message, now = ForwardMsg.FromString(frame), time.time()
         self.bytes += len(frame)
         match message.WhichOneof("type"):
-            case "new_session":
-                self.page_hash = message.new_session.page_script_hash
+            case "new_session":  # its page is the entry point's, whichever page is asked for
                 self._drawn, self._told = set(), set()
+            case "navigation":
+                self.page_hash = message.navigation.page_script_hash
             case "auto_rerun":
                 self.timers[message.auto_rerun.fragment_id] = message.auto_rerun.interval
                 self._told.add(message.auto_rerun.fragment_id)
@@ -329,7 +330,7 @@ def main() -> None:
     print(said("update", [seconds for seconds, _, _ in updates]))
     print("  " + ", ".join(f"{seconds:.1f} s at {there - begun:.0f} s" for seconds, _, there in sorted(updates)[-5:]))
     print(said(" whole", [seconds for seconds, whole, _ in updates if whole]))
-    opened = max(min((there for _, whole, there in visitor.updates if whole), default=math.inf) for visitor in visitors)
+    opened = max(min((there for *_, there in visitor.updates), default=math.inf) for visitor in visitors)
     print(said(" open", [seconds for seconds, _, there in updates if there - seconds > opened]))
     for name, seen in zip(("age", "kept"), ages(home, visitors), strict=True):
         later = [each for each in seen if each.arrived - each.seconds > opened]

@@ -55,7 +55,7 @@ def recovery_stage(journal: Journal, setting: "Setting") -> None:
     warnings = list(dict.fromkeys(filter(None, sentences)))
     for warning in warnings:
         journal.warn(warning)
-    journal.finish({**asdict(found), "warnings": warnings})
+    journal.finish({**asdict(found), "warnings": warnings}, extra_seconds=found.training.earlier_seconds)
 
 
 def _masked(setting: "Setting") -> bool:

@@ -38,11 +38,15 @@ WARM = 0.2  # of the steps or of the minutes, that warm-up takes at most
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training went. validation: nats a token before and after; diverged: why it was called off, or ''."""
+    """How a training went. validation: nats a token before and after; diverged: why it was called off, or ''.
+
+    seconds: of training, over all attempts; earlier_seconds: those of them that an attempt before this one spent.
+    """
 
     steps: int
     planned_steps: int
     seconds: float
+    earlier_seconds: float
     tokens: int
     loss_first: float | None
     loss_last: float | None
@@ -218,6 +222,7 @@ def _attempt(
         steps=done,
         planned_steps=steps,
         seconds=round(clock.seconds, 2),
+        earlier_seconds=round(clock.before, 2),
         tokens=watch.tokens(done),
         loss_first=mean(watch.first),
         loss_last=None if watch.diverged else mean(watch.recent),

@@ -127,7 +127,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.tell(state)
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        known = {"first": self.first, "recent": list(self.recent), "validation": self.last_validation}
+        known = {"first": self.first, "recent": list(self.recent), "validation": self.last_validation,
+                 "seconds": round(self.clock.seconds, 2)}  # fmt: skip
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sync_tree(folder)
         write_atomic(folder / WATCHED, json.dumps(known))
@@ -140,6 +141,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         self.first, self.last_validation = list(known["first"]), known["validation"]
         self.recent.extend(known["recent"])
+        self.clock.before = max(self.clock.before, float(known.get("seconds", 0.0)))
 
     def _judge(self, loss: float, step: int) -> None:
         if len(self.first) < FIRST_STEPS and math.isfinite(loss):

@@ -1,6 +1,7 @@
 """Runs with recovery: both models judged, zeros kept, and what a killed or failed training leaves."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.jobs.rundir import RunDirectory
+from core.recovery.watching import WATCHED, last_whole
 from tests.jobs.test_pipeline import CALIBRATION, finish
 
 TRAINING = {"batch_size": 4, "micro_batch": 2, "cutoff": 32, "epochs": 0.1, "learning_rate": 0.01, "warmup_steps": 1}
@@ -125,14 +127,21 @@ def test_a_killed_training_goes_on_and_nothing_before_it_is_done_again(
     )
     directory = run_of(made)
     process = start("-m", "core.jobs.worker", str(directory.path))
-    until(lambda: list((directory.recovery_dir / "checkpoints").glob("checkpoint-*/trainer_state.json")))
+    until(lambda: list((directory.recovery_dir / "checkpoints").glob(f"checkpoint-*/{WATCHED}")))
     process.kill()
     process.wait()
     before = {name: copy.deepcopy(stage) for name, stage in directory.stages().items()}
     assert "evaluate" in before
     assert directory.results() is not None  # what was judged before training is there
+    last = last_whole(directory.recovery_dir / "checkpoints")
+    assert last is not None
+    watched = Path(last) / WATCHED
+    watched.write_text(json.dumps({**json.loads(watched.read_text()), "seconds": 1000.0}))  # as if it had been long
     results = finish(start, directory)
     assert all(directory.stages()[name] == stage for name, stage in before.items() if name != "load")
+    training = results["recovery"]["training"]
+    assert training["earlier_seconds"] == 1000
+    assert results["timings"]["recover"] > training["seconds"] > 1000  # both attempts'
     assert {m["stage"] for m in results["metrics"]} == {"pruned", "recovered"}
 
 

@@ -190,6 +190,7 @@ def test_a_killed_training_goes_on_to_the_same_end_by_the_same_losses(
         run(tiny_llama(), wanted, tmp_path / "killed", progress=stop)
     resumed, again = run(tiny_llama(), wanted, tmp_path / "killed")
     assert (again.steps, again.loss_first) == (done.steps, done.loss_first)  # the start is that of the first attempt
+    assert done.earlier_seconds == 0
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6), name
     one, other = (read_curve(tmp_path / name / "curve.jsonl") for name in ("whole", "killed"))
