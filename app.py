@@ -18,6 +18,7 @@ from streamlit.errors import StreamlitSecretNotFoundError
 from core.errors import InputError
 from core.guard import Guard, Rules, require_safe_address
 from core.service import close_service, get_service
+from pages._parts.feed import ROUTES
 
 
 def login_ready() -> bool:
@@ -51,4 +52,4 @@ async def lifespan(_: st.App) -> AsyncIterator[dict[str, Any]]:
         await asyncio.to_thread(close_service)
 
 
-app = st.App("pages/_main.py", lifespan=lifespan, middleware=[Middleware(Guard, rules=safe_rules())])
+app = st.App("pages/_main.py", lifespan=lifespan, routes=ROUTES, middleware=[Middleware(Guard, rules=safe_rules())])

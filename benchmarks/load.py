@@ -2,11 +2,13 @@
 
 Starts the real app on a home of its own, queues tiny runs (a random model of two layers, made from a config; each run a
 real worker process that loads, prunes, saves, verifies in a fresh process and judges), and opens Runs: in Chromium, and
-as sessions of Streamlit's own protocol, which ask again as a browser does and read what comes. Printed at the end:
+as sessions of Streamlit's own protocol, which ask again as a browser does, the feed too, press what it says, and read
+what comes. Printed at the end:
 
 | figure | what it is |
 |---|---|
-| update | seconds from a page's request to the end of the script that answers it: all fragments, and whole pages |
+| update | seconds from a page's request to its answer: looks at the feed, and scripts to their end |
+| look, script, whole | of them: of the feed (pages/_parts/feed.py); of scripts, fragments or pages; of whole pages |
 | age | seconds from an event's time in events.jsonl to its arrival on a page |
 | kept | age of what a page showed when something newer took its place |
 | errors | exceptions on pages, sockets that closed, messages on Chromium's console |
@@ -36,12 +38,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 
 from benchmarks.load_figures import ages, said, worst
 
 ROOT = Path(__file__).resolve().parent.parent
 _WIDTH = re.compile(r'esp-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100".*?<i style="width:([\d.]+%)"')
+_PLACE = re.compile(r'data-live="([^"]+)"')
+_MARK = re.compile(r'data-live-mark="([^"]+)" data-live-is="([^"]*)"')
+_BUTTON = re.compile(r"live_\w+$")
+LOOK_S, AFTER_PRESS_S, PRESS_AGAIN_S = 1.0, 0.5, 4.0  # as feed.js
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
@@ -96,13 +103,24 @@ class Visitor:
     """One page's talk with the server, read frame by frame. Times are seconds since the epoch."""
 
     updates: list[tuple[float, bool, float]] = field(default_factory=list)
-    """Seconds of each answer, whether the whole page was drawn, and when it was there."""
+    """Seconds of each script's answer, whether the whole page was drawn, and when it was there."""
+    looks: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds of each answer of the feed, and when it was there."""
     shown: list[tuple[float, str]] = field(default_factory=list)
     """When a bar arrived, and how far it was: `12.34%`."""
     errors: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     page_hash: str = ""
     timers: dict[str, float] = field(default_factory=dict)
+    places: set[str] = field(default_factory=set)
+    """What the feed keeps up to date on this page."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """What the page was drawn from, by the key of the button that draws it anew."""
+    now: dict[str, str] = field(default_factory=dict)
+    """The same as the feed said it last, and within how many seconds to press."""
+    spread: float = 0.0
+    buttons: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Fragment and identifier of such a button, by its key."""
     _asked: dict[str, float] = field(default_factory=dict)
     _drawn: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
@@ -141,8 +159,29 @@ class Visitor:
         element = delta.new_element
         if element.WhichOneof("type") == "exception":
             self.errors[f"exception on the page: {element.exception.message[:200]}"] += 1
-        elif element.WhichOneof("type") == "html" and (found := _WIDTH.search(element.html.body)):
+        elif element.WhichOneof("type") == "html":
+            self._shows(element.html.body, now)
+            self.places.update(_PLACE.findall(element.html.body))
+            self.marks.update(_MARK.findall(element.html.body))
+        elif element.WhichOneof("type") == "button" and (key := _BUTTON.search(element.button.id)):
+            self.buttons[key[0]] = delta.fragment_id, element.button.id
+
+    def _shows(self, html: str, now: float) -> None:
+        if found := _WIDTH.search(html):
             self.shown.append((now, found[1]))
+
+    def looked(self, content: dict[str, Any], seconds: float) -> None:
+        """The feed answered."""
+        now = time.time()
+        self.looks.append((seconds, now))
+        for place, html in content["slots"].items():
+            if place in self.places:
+                self._shows(html, now)
+        self.now, self.spread = content["marks"], content["spread"] / 1000
+
+    def others(self) -> list[str]:
+        """Keys of the buttons to press, the page's first."""
+        return [key for key, mark in self.now.items() if key in self.buttons and self.marks.get(key, mark) != mark]
 
     def _finished(self, status: str, now: float) -> None:
         whole = status == "FINISHED_SUCCESSFULLY"
@@ -161,10 +200,13 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from websockets.asyncio.client import connect
 
-    def ask(fragment: str = "") -> bytes:
+    def ask(fragment: str = "", press: str = "") -> bytes:
         message = BackMsg()
         state = message.rerun_script
-        state.page_script_hash, state.fragment_id, state.is_auto_rerun = visitor.page_hash, fragment, bool(fragment)
+        by_itself = bool(fragment) and not press
+        state.page_script_hash, state.fragment_id, state.is_auto_rerun = visitor.page_hash, fragment, by_itself
+        if press:
+            state.widget_states.widgets.add(id=press, trigger_value=True)
         if not visitor.page_hash:
             state.page_name = "runs"
         state.context_info.timezone = "Europe/Berlin"
@@ -172,9 +214,17 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
         visitor.asks(frame)
         return frame
 
+    async def look(client: aiohttp.ClientSession) -> None:
+        begun = time.time()
+        async with client.get(f"{address}/live") as answer:
+            visitor.looked(await answer.json(), time.time() - begun)
+
     url = address.replace("http", "ws") + "/_stcore/stream"
     try:
-        async with connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore[arg-type, list-item]
+        async with (
+            connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket,  # type: ignore[arg-type, list-item]
+            aiohttp.ClientSession() as client,
+        ):
             await socket.send(ask())
 
             async def listen() -> None:
@@ -183,8 +233,27 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
 
             listening = asyncio.create_task(listen())
             due: dict[str, float] = {}
+            next_look, next_press, looking = math.inf, math.inf, None
+            pressed: dict[str, tuple[str, float]] = {}
             while not over.is_set():
                 now = time.monotonic()
+                if visitor.places and next_look == math.inf:
+                    next_look = now + LOOK_S
+                if now >= next_look and looking is None:
+                    looking, next_look = asyncio.create_task(look(client)), now + LOOK_S
+                if looking is not None and looking.done():
+                    looking.result()
+                    looking = None
+                    if visitor.others() and next_press == math.inf:
+                        next_press = now + random.random() * visitor.spread
+                if now >= next_press:
+                    next_press = math.inf
+                    key = next(iter(visitor.others()), "")
+                    mark, moment = pressed.get(key, ("", 0.0))
+                    if key and (mark != visitor.now[key] or now - moment > PRESS_AGAIN_S):
+                        pressed[key], next_look = (visitor.now[key], now), now + AFTER_PRESS_S
+                        fragment, button = visitor.buttons[key]
+                        await socket.send(ask(fragment, press=button))
                 for fragment, every in list(visitor.timers.items()):
                     if now >= due.setdefault(fragment, now + every):
                         due[fragment] = now + every
@@ -235,6 +304,24 @@ async def _page(chromium: Any, address: str, visitor: Visitor) -> Any:
         if message.type == "error" and "/runs/_stcore/" not in asked:  # where Streamlit asks first on any sub-page
             visitor.errors[f"console: {message.text}"[:200]] += 1
 
+    begun: dict[Any, float] = {}
+    reading: set[asyncio.Task[None]] = set()
+
+    async def read(response: Any) -> None:
+        with suppress(Exception):  # the page may be closed meanwhile
+            visitor.looked(await response.json(), time.time() - begun.pop(response.request))
+
+    def answered(response: Any) -> None:
+        if response.url.endswith("/live"):
+            reading.add(task := asyncio.create_task(read(response)))
+            task.add_done_callback(reading.discard)
+
+    def asked(request: Any) -> None:
+        if request.url.endswith("/live"):
+            begun[request] = time.time()
+
+    page.on("request", asked)
+    page.on("response", answered)
     page.on("websocket", frames)
     page.on("console", console)
     page.on("pageerror", lambda error: visitor.errors.update([f"page: {error}"[:200]]))
@@ -327,11 +414,15 @@ def main() -> None:
     print(f"load average {before:.1f} before, {loads[0]:.1f} at the end; the app took {cpu / took:.2f} cores")
     print(f"memory of the app {memory / 1e6:.0f} MB")
     updates = [update for visitor in visitors for update in visitor.updates]
-    print(said("update", [seconds for seconds, _, _ in updates]))
+    looks = [look for visitor in visitors for look in visitor.looks]
+    print(said("update", [seconds for seconds, *_ in [*updates, *looks]]))
+    print(said(" look", [seconds for seconds, _ in looks]))
+    print(said(" script", [seconds for seconds, _, _ in updates]))
     print("  " + ", ".join(f"{seconds:.1f} s at {there - begun:.0f} s" for seconds, _, there in sorted(updates)[-5:]))
     print(said(" whole", [seconds for seconds, whole, _ in updates if whole]))
     opened = max(min((there for *_, there in visitor.updates), default=math.inf) for visitor in visitors)
-    print(said(" open", [seconds for seconds, _, there in updates if there - seconds > opened]))
+    moments = [(seconds, there) for seconds, _, there in updates] + looks
+    print(said(" open", [seconds for seconds, there in moments if there - seconds > opened]))
     for name, seen in zip(("age", "kept"), ages(home, visitors), strict=True):
         later = [each for each in seen if each.arrived - each.seconds > opened]
         print(said(name, [each.seconds for each in seen]))

@@ -10,12 +10,13 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service, get_service
-from pages._parts import first_step, runs_finished, runs_place, theme
+from pages._parts import feed, first_step, runs_finished, runs_place, theme
 from pages._parts import runs_text as say
 from pages._parts.runs_finished import open_run
 
-EVERY_S = 1.0
-QUEUE_EVERY_S = 2.0
+EVERY_S = 10.0
+"""Progress comes by the feed, and what begins, ends or waits elsewhere is drawn when it says so; this is for browsers
+that it does not reach."""
 QUEUE_SHOWN = 8
 
 
@@ -29,7 +30,6 @@ def show(service: Service) -> None:
     moving = bool(now.running or (len(now.runs) and not now.line.paused))
     st.session_state["runs_settled"] = now.mark
     st.fragment(_live, run_every=EVERY_S if moving else None, key="runs_live")()
-    st.fragment(_waiting, run_every=QUEUE_EVERY_S if moving else None, key="runs_waiting")()
     _after(service)
     runs_place.show(service)
     runs_finished.show(service, now)
@@ -47,7 +47,7 @@ def _queued(runs: pd.DataFrame) -> pd.Series:
 
 
 def _live() -> None:
-    """What runs. When a run ends, the whole page is drawn anew, once."""
+    """What runs and what waits. When a run ends, the whole page is drawn anew, once."""
     service = get_service()
     now = service.live.now()
     if st.session_state.get("runs_settled") != now.mark:
@@ -56,15 +56,10 @@ def _live() -> None:
     titles = {method.name: method.title for method in service.methods()}
     for row in say.records(now.runs[_running(now.runs)]):
         _running_card(service, row, titles)
-
-
-def _waiting() -> None:
-    """What waits, in the queue's order."""
-    service = get_service()
-    now = service.live.now()
     queued = now.runs[_queued(now.runs)].sort_values(["position", "id"], na_position="first")  # a cluster has the first
     if not queued.empty:
-        _queue(service, queued, {method.name: method.title for method in service.methods()}, paused=now.line.paused)
+        _queue(service, queued, titles, paused=now.line.paused)
+    feed.watch(feed.BOARD, feed.board_mark(now))
 
 
 def _running_card(service: Service, row: dict[str, Any], titles: dict[str, str]) -> None:
@@ -73,7 +68,7 @@ def _running_card(service: Service, row: dict[str, Any], titles: dict[str, str])
         text, buttons = st.columns([5, 1.4], vertical_alignment="center")
         with text:
             st.html(say.row_html(row["name"], say.method_line(row, titles), row["state"]))
-            st.html(say.progress_html(row, dense=row.get("method") is None or pd.isna(row.get("method"))))
+            st.html(feed.slot(f"run:{run_id}", say.progress_html(row, dense=say.nothing(row.get("method")))))
         with buttons, st.container(horizontal=True, horizontal_alignment="right"):
             st.button("Open", key=f"runs_open_{run_id}", on_click=open_run, args=(run_id,))
             st.button("Cancel run", key=f"runs_cancel_{run_id}", on_click=act, args=(service.cancel, run_id))

@@ -58,22 +58,22 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """What a run does, in one short line: `Taylor 30 % · layers 4–25 · LoRA`, `dense model`."""
     method = row.get("method")
-    if _nothing(method):
+    if nothing(method):
         return "dense model"
     if row.get("kind") == "quantised":
         return f"dense model in {str(method).upper()}"
     words = [f"{titles.get(str(method), str(method))} {100 * float(row['ratio']):.3g} %"]
     scan = ["scan of layers"] if row.get("kind") == "scan" else []
     pattern = row.get("pattern")
-    if not _nothing(pattern) and pattern != "unstructured":
+    if not nothing(pattern) and pattern != "unstructured":
         words[0] = f"{titles.get(str(method), str(method))} {pattern}"
     if row.get("target") == "model":
         words[0] += " of the whole model"
     first, last = row.get("layer_first"), row.get("layer_last")
-    if first is not None and last is not None and not _nothing(first) and not _nothing(last):
+    if first is not None and last is not None and not nothing(first) and not nothing(last):
         words.append(f"layers {int(first)}–{int(last)}")
     recovery = row.get("recovery")
-    if not _nothing(recovery):
+    if not nothing(recovery):
         words.append("distilled" if recovery == "distillation" else RECOVERIES.get(str(recovery), str(recovery)))
     return " · ".join([*scan, *words])
 
@@ -81,7 +81,7 @@ def method_line(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 def removed(row: Mapping[str, Any]) -> str:
     """Achieved share of the whole model: `16.9 %`, for masks `39.0 % zeros`, nothing for the dense model."""
     share = row.get("achieved_model_ratio")
-    if _nothing(row.get("method")) or row.get("kind") in ("quantised", "scan") or share is None or _nothing(share):
+    if nothing(row.get("method")) or row.get("kind") in ("quantised", "scan") or share is None or nothing(share):
         return ""
     return f"{100 * float(share):.1f} %{' zeros' if row.get('kind') == 'mask' else ''}"
 
@@ -100,10 +100,11 @@ def whole_cuts(layers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _number(row: Mapping[str, Any], name: str) -> int:
-    return 0 if _nothing(row.get(name)) else int(row[name])
+    return 0 if nothing(row.get(name)) else int(row[name])
 
 
-def _nothing(value: object) -> bool:
+def nothing(value: object) -> bool:
+    """Whether a table has no value there."""
     return value is None or value is pd.NA or value is pd.NaT or value == "" or value != value
 
 
@@ -128,19 +129,19 @@ def count_of(done: object, total: object, unit: object) -> str:
         return ""
     if unit == "bytes":
         return f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-    return f"{done:,.0f} of {total:,.0f} {'' if _nothing(unit) else unit}".strip()
+    return f"{done:,.0f} of {total:,.0f} {'' if nothing(unit) else unit}".strip()
 
 
 def progress_html(row: Mapping[str, Any], *, dense: bool) -> str:
     """Stages with the present one marked, the bar of that stage, and what is left. Its height never changes."""
-    stage = None if _nothing(row.get("stage")) else str(row["stage"])
+    stage = None if nothing(row.get("stage")) else str(row["stage"])
     done, total = row.get("done"), row.get("total")
     counted = count_of(done, total, row.get("unit"))
     share = min(max(float(done) / float(total), 0.0), 1.0) if counted and done is not None and total else 0.0
-    task = "" if _nothing(row.get("task")) else str(row["task"])
+    task = "" if nothing(row.get("task")) else str(row["task"])
     words = [word for word in (task, counted, left(row.get("eta_s")), silence(row.get("spoke"))) if word]
     said = html(" · ".join(words)) or ("starting" if stage is None else "…")
-    recovery, scan = not _nothing(row.get("recovery")), row.get("kind") == "scan"
+    recovery, scan = not nothing(row.get("recovery")), row.get("kind") == "scan"
     stages = stages_html(stage, dense=dense, recovery=recovery, scan=scan)
     return (
         f'{stages}<div class="esp-bar" role="progressbar" aria-valuemin="0" '

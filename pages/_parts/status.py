@@ -2,30 +2,46 @@
 
 import streamlit as st
 
-from core.service import ClusterView, StatusLine, get_service, reopen_service
-from pages._parts.runs_text import cluster_size, stage_word
-from pages._parts.theme import duration, html, plain, size
+from core.service import StatusLine, get_service, reopen_service
+from pages._parts import feed, status_text
+from pages._parts.theme import html, plain
 
-EVERY_S = 2
+EVERY_S = 20
+"""The line's texts come by the feed; this is for browsers that it does not reach."""
 
 
 def show() -> None:
-    """Draw the line; it draws itself anew while something runs or waits."""
+    """Draw the line; it is kept up to date while something runs or waits."""
     line = get_service().status_line()
     active = line.running is not None or line.queue_length > 0 or line.read_only
+    if active:
+        feed.start()
     st.fragment(_draw, run_every=EVERY_S if active else None, key="status")()
 
 
 def _draw() -> None:
     line = get_service().status_line()
     with st.container(key="status_line", horizontal=True, vertical_alignment="center"):
-        st.html(f'<span class="esp-status">{_device(line)}</span>', width="content")
-        _work(line)
-        st.html(f'<span class="esp-status">{_queue(line)}</span>', width="content")
+        _text("line:device", status_text.device(line))
+        if line.running is not None:
+            st.page_link(
+                "runs.py",
+                label=plain(line.running_name or line.running.id),
+                icon=":material/play_arrow:",
+                query_params={"run": line.running.id},
+                help="Open this run",
+            )
+        _text("line:work", status_text.work(line))
+        _text("line:queue", status_text.queue(line))
     if line.read_only:
         _banner(line)
     elif line.notice:
         st.html(f'<p class="esp-fact">{html(line.notice)}</p>')
+    feed.watch(feed.LINE, feed.line_mark(line))
+
+
+def _text(name: str, inner: str) -> None:
+    st.html(feed.slot(name, inner, tag="span", css="esp-status"), width="content")
 
 
 def _banner(line: StatusLine) -> None:
@@ -40,45 +56,3 @@ def _banner(line: StatusLine) -> None:
         if st.button("Take over the queue", key="take_over", icon=":material/lock_open:"):
             reopen_service()
             st.rerun()
-
-
-def _device(line: StatusLine) -> str:
-    return f"<b>{html(line.device)}</b> · {size(line.free_bytes)} of {size(line.total_bytes)} free"
-
-
-def _work(line: StatusLine) -> None:
-    run = line.running
-    if run is None:
-        st.html('<span class="esp-status">nothing runs</span>', width="content")
-        return
-    said = [line.running_name or run.id, run.task or (stage_word(run.stage) if run.stage else "starting")]
-    if run.eta_s is not None:
-        said.append(f"{duration(run.eta_s)} left")
-    st.page_link(
-        "runs.py",
-        label=plain(" · ".join(said)),
-        icon=":material/play_arrow:",
-        query_params={"run": run.id},
-        help="Open this run",
-    )
-    share = run.fraction or 0.0
-    st.html(
-        f'<span class="esp-progress" role="progressbar" aria-valuenow="{share:.0%}" aria-label="stage progress">'
-        f'<i style="width:{share:.1%}"></i></span>',
-        width="content",
-    )
-
-
-def _queue(line: StatusLine) -> str:
-    if line.read_only:
-        return "read only"
-    waits = f"{line.queue_length} waiting" if line.queue_length else "queue empty"
-    where = f" · {_cluster(line.cluster)}" if line.cluster is not None else ""
-    return f"{waits} · paused{where}" if line.paused else f"{waits}{where}"
-
-
-def _cluster(cluster: ClusterView) -> str:
-    """The cluster that runs go to: what it has, or that it does not answer."""
-    if not cluster.reachable:
-        return f'<span title="{html(cluster.problem)}">cluster does not answer</span>'
-    return f"cluster: {html(cluster_size(cluster))}"
