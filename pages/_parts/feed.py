@@ -76,7 +76,8 @@ def line_mark(line: StatusLine) -> str:
     """Another one when the line on top has other parts than texts."""
     run = line.running
     owner = str(line.owner) if line.owner is not None else None
-    return _digest([run.id if run else None, line.read_only, line.notice, owner, not line.queue_length and run is None])
+    works = (run.id, line.running_name) if run else None
+    return _digest([works, line.read_only, line.notice, owner])
 
 
 def _digest(of: Any) -> str:
