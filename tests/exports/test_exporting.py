@@ -329,6 +329,9 @@ def test_a_background_export_tells_where_it_is_and_ends(run: Any, home: Path) ->
     done = wait(directory, "gguf-q8_0", "COMPLETE", "FAILED")
     assert done.state == "COMPLETE", exporting.log_tail(directory, "gguf-q8_0")
     assert Path(done.path).stat().st_size == done.bytes
+    deadline = time.monotonic() + 60  # the log's last lines come after the state
+    while "read again" not in exporting.log_tail(directory, "gguf-q8_0") and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert "read again" in exporting.log_tail(directory, "gguf-q8_0")
 
 
