@@ -9,10 +9,12 @@ import streamlit as st
 from core.errors import EspalierError
 from core.espalier import Branch, branches_of_plan, branches_of_rows, dense_branches
 from core.service import RunDetail, Service, get_service
-from pages._parts import runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, runs_weights, theme
+from pages._parts import feed, runs_again, runs_ended, runs_export, runs_numbers, runs_recovery, runs_weights, theme
 from pages._parts import runs_text as say
-from pages._parts.runs_board import EVERY_S, act, waits_for
+from pages._parts.runs_board import act, waits_for
 
+EVERY_S = 2.0
+"""The curve and the log. Progress comes by the feed, and so does the word that a state is another one."""
 LOG_LINES = 200
 
 
@@ -174,6 +176,7 @@ def _live() -> None:
     """Progress, the curve while it trains, and the end of the log."""
     run_id = str(st.session_state["runs_open_id"])
     service = get_service()
+    feed.watch(feed.BOARD, feed.board_mark(service.live.now()))
     try:
         detail = service.run_detail(run_id)
     except EspalierError:
@@ -190,7 +193,7 @@ def _live() -> None:
             st.html('<p class="esp-left">Waiting for its turn.</p>')
         waits_for(service, run_id, waits)
         return
-    st.html(say.progress_html(row, dense=not choice))
+    st.html(feed.slot(f"run:{run_id}", say.progress_html(row, dense=not choice)))
     runs_recovery.live(service, run_id, status.stage)
     with st.expander("Log", key="runs_log_live", icon=":material/notes:", expanded=False):
         _log(service.log_tail(run_id, LOG_LINES))

@@ -12,10 +12,11 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service, get_service
-from pages._parts import runs_text, studies_keep, theme
+from pages._parts import feed, runs_text, studies_keep, theme
 from pages._parts import studies_text as say
 
-EVERY_S = 2.0
+EVERY_S = 10.0
+"""Runs that begin, end or come are told by the feed; this is for browsers that it does not reach."""
 MOVING = ("RUNNING", "WAITING", "INTERRUPTED")
 
 
@@ -73,6 +74,7 @@ def _live() -> None:
     """The bar. When a run of the study ends, the whole page is drawn anew."""
     service = get_service()
     study_id, seconds = st.session_state["studies_live"]
+    feed.watch(feed.BOARD, feed.board_mark(service.live.now()))
     try:
         counts = service.studies.status(service.studies.find(study_id)).counts
     except EspalierError:

@@ -15,6 +15,7 @@ from core.service import Service, close_service, get_service
 from pages._parts import feed
 from tests.pages.test_main import MAIN
 from tests.pages.test_runs import TAYLOR, html, runs_page
+from tests.pages.test_studies import page as studies_page
 
 HOSTILE = "<img src=x onerror=alert(1)>\" onload='alert(2)'"
 MARK = re.compile(r'data-live-mark="([^"]+)" data-live-is="([^"]+)"')
@@ -54,6 +55,38 @@ def test_the_page_and_the_line_on_top_draw_what_the_feed_says(running: str) -> N
     assert f'data-live="line:work">{content["slots"]["line:work"]}</span>' in shown
     assert dict(MARK.findall(shown)) == content["marks"]
     assert {feed.BOARD, feed.LINE} == set(content["marks"])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [{}, {"pruning": TAYLOR}, {"pruning": TAYLOR, "recovery": {"kind": "lora", "data": {"corpus": "passages"}}}],
+    ids=["dense", "pruned", "recovered"],
+)
+def test_an_opened_run_draws_what_the_feed_says_and_hears_of_its_end(
+    made: dict[str, Any], run_folder: Any, home: Path
+) -> None:
+    events = [{"kind": "progress", "stage": "evaluate", "done": 12, "total": 30, "unit": "documents"}]
+    run_id = run_folder("mine", made.get("pruning"), recovery=made.get("recovery"), state="RUNNING", events=events)
+    with RunDirectory(home / "runs" / run_id).lock():
+        get_service().pause()
+        app = runs_page(run_id)
+        content = said(get_service())
+        assert f'data-live="run:{run_id}">{content["slots"][f"run:{run_id}"]}</div>' in html(app)
+        assert dict(MARK.findall(html(app))) == content["marks"]
+    goes_on(home, run_id, kind="state", state="FAILED", reason="It was too hot.")
+    get_service().live.forget()
+    app.button(key=feed.BOARD).click().run()
+    assert not app.exception
+    assert "It was too hot." in html(app)
+    close_service()
+
+
+def test_an_opened_study_hears_of_its_runs(service: Service) -> None:
+    service.pause()
+    study = service.studies.all()[0]
+    service.studies.queue(study)
+    shown = html(studies_page(study.id))
+    assert dict(MARK.findall(shown))[feed.BOARD] == said(service)["marks"][feed.BOARD]
 
 
 def test_nothing_that_a_run_says_is_html(running: str) -> None:
