@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--home", type=Path, help="a folder for the runs; a temporary one otherwise")
     parser.add_argument("--times", type=int, default=15)
-    parser.add_argument("--only", default="", help="a page's name: that one alone")
+    parser.add_argument("--only", default="", help="a page, as its row says: that one alone")
     parser.add_argument("--profile", action="store_true", help="say where the time of each page goes")
     options = parser.parse_args()
     home = options.home or Path(tempfile.mkdtemp(prefix="espalier-pages-"))

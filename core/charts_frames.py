@@ -300,8 +300,9 @@ def at_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the dense model first, then by method and by what was removed."""
     if len(rows) < 2:
         return rows
-    rows = rows.assign(_order=(rows["kind"] != "dense").astype(int))
-    return rows.sort_values(["_order", "kind", "series", "removed", "run_id"]).drop(columns="_order")
+    by = zip(*(rows[name] for name in ("kind", "series", "removed", "run_id")), strict=True)
+    keys = [(row[0] != "dense", *((True, 0) if pd.isna(value) else (False, value) for value in row)) for row in by]
+    return rows.iloc[sorted(range(len(keys)), key=keys.__getitem__)]  # sort_values takes ten times as long
 
 
 def missing(table: pd.DataFrame, quality: Quality) -> list[str]:

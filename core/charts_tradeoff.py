@@ -128,16 +128,18 @@ def tradeoff(
     dark: bool = False,
     front: bool = True,
     dominated: bool = True,
+    rows: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Quality against size or another cost, one mark a run, and the Pareto front as a stair.
 
     table: `charts.points`. size 'removed': achieved share of the whole model; 'parameters': what stays (for masks, what
     is not zero); 'bytes': on disk; or one of `costs`. Masks have a panel of their own where zeros are counted: they
     make nothing smaller. Both panels of one quality share the range of their quality axis. dominated=False leaves out
-    what another run beats, but never the dense model, rounded or not.
+    what another run beats, but never the dense model, rounded or not. rows: what `tradeoff_rows` says of the
+    same, where it was asked already.
     """
     cost = _cost(size)
-    rows = tradeoff_rows(table, quality, panel=panel, size=cost)
+    rows = tradeoff_rows(table, quality, panel=panel, size=cost) if rows is None else rows
     x_title = _SIZE_TITLES.get((cost.key, panel), cost.label)
     heading = {"mask": MASK_TITLE, "all": TOGETHER}.get(panel, "Real cuts")
     shown = rows if dominated else rows[rows["front"] | rows["kind"].isin(_REFERENCES)]

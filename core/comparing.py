@@ -14,13 +14,19 @@ from core.configurations import configurations, differences
 from core.pruning import registry
 from core.storage import finding
 from core.storage.finding import Measure, Offered, Wanted
+from core.storage.reading import SCAN
 from core.storage.store import Store
 
 KEPT = 8
 """Tables of points that are remembered."""
 MOST = 300
 """Runs that are compared at once, at most."""
-_DENSE = Wanted(methods=(finding.DENSE,), states=("COMPLETE",))
+_PINNABLE = f"""
+    (SELECT id, name FROM runs WHERE state = 'COMPLETE' AND method IS NULL AND kind IS DISTINCT FROM '{SCAN}'
+     ORDER BY finished DESC NULLS LAST, id DESC LIMIT ?)
+    UNION ALL
+    (SELECT id, name FROM runs WHERE state = 'COMPLETE' AND list_contains(?::VARCHAR[], id)
+     ORDER BY created DESC NULLS LAST, id DESC)"""
 
 
 class Comparisons:
@@ -82,9 +88,11 @@ class Comparisons:
         """The store's rows of these runs, with their experiments."""
         return self._store.runs("list_contains(?::VARCHAR[], id)", [list(dict.fromkeys(run_ids))])
 
-    def dense(self, limit: int = 50) -> pd.DataFrame:
-        """Complete dense runs, the newest first."""
-        return finding.find(self._store, _DENSE, limit=limit)
+    def pinnable(self, run_ids: Sequence[str], dense: int = 50) -> dict[str, str]:
+        """Id → name of what runs can be held against: the newest complete dense runs, then those of the ids that are
+        complete."""
+        rows = self._store.rows(_PINNABLE, [dense, list(dict.fromkeys(run_ids))])
+        return {str(run_id): str(name or "") for run_id, name in rows}
 
     def baselines(self, run_ids: Sequence[str], pinned: str | None = None) -> dict[str, str | None]:
         """Run id → what it is held against: the pinned run; without one the dense run measured most alike, or None.

@@ -24,6 +24,20 @@ def dominated(point, others):
     )
 
 
+def test_runs_are_ordered_dense_first_by_series_and_what_they_removed_and_those_without_come_last():
+    draw = random.Random(1)
+    table = pd.DataFrame(
+        {
+            "kind": [draw.choice(["mask", "dense", "cut"]) for _ in range(40)],
+            "series": [draw.choice(["b", "a", None]) for _ in range(40)],
+            "removed": [draw.choice([0.1, 0.2, math.nan]) for _ in range(40)],
+            "run_id": [f"run {number}" for number in draw.sample(range(90), 40)],
+        }
+    )
+    ordered = table.assign(rest=table["kind"] != "dense").sort_values(["rest", "kind", "series", "removed", "run_id"])
+    assert charts.at_order(table)["run_id"].tolist() == ordered["run_id"].tolist()
+
+
 def test_the_front_is_what_a_comparison_of_all_pairs_finds():
     draw = random.Random(3)
     for size in (0, 1, 2, 30):

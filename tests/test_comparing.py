@@ -75,3 +75,13 @@ def test_only_runs_that_are_there_count(home):
     assert room.ending("x7y9") == []  # too short to name one run
     assert room.count(Wanted(states=("COMPLETE",))) == 1
     store.close()
+
+
+def test_dense_runs_and_the_asked_for_can_be_pinned_and_a_failed_one_cannot(home):
+    dense, newer = write(home, 1), write(home, 3)
+    cut, failed = write(home, 2, TAYLOR), write(home, 4, TAYLOR, state="FAILED")
+    store = Store.open(home)
+    room = Comparisons(store, home, lambda: None, {})
+    assert list(room.pinnable([cut, failed, dense, "no-such-run"])) == [newer, dense, cut]
+    assert list(room.pinnable([cut], dense=1)) == [newer, cut]
+    store.close()

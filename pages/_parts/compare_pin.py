@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 
 from core.service import Service
@@ -38,9 +37,7 @@ def _names(service: Service, chosen: Sequence[str]) -> dict[str, str]:
     asked = st.query_params.get("compare_baseline", "")
     now = str(st.session_state.get("compare_baseline", AUTOMATIC))
     ids = [*chosen, *service.compare.ending(asked.rpartition(" · ")[2]), now]
-    rows = pd.concat([service.compare.dense(), service.compare.runs(ids)]).drop_duplicates("id")
-    rows = rows[rows["state"] == "COMPLETE"]
-    return dict(zip(rows["id"].astype(str), rows["name"].fillna("").astype(str), strict=True))
+    return service.compare.pinnable(ids)
 
 
 def _label(name: str, run_id: str) -> str:

@@ -53,7 +53,7 @@ def tradeoff(shown: Shown) -> None:
         rows = charts.tradeoff_rows(shown.table, quality, panel=panel, size=cost)
         hidden.append(charts.hidden_words(rows) if hide else "")
         chart = charts.tradeoff(
-            shown.table, quality, panel=panel, size=cost, front=front, dominated=not hide, dark=theme.dark()
+            shown.table, quality, panel=panel, size=cost, front=front, dominated=not hide, dark=theme.dark(), rows=rows
         )
         with place:
             data = charts.tradeoff_data(rows, quality, cost)
