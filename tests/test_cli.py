@@ -122,7 +122,7 @@ def test_ctrl_c_cancels(file: Path, tmp_path: Path, command: Command) -> None:
     while not any(event["kind"] == "stage" for event in directory.events()) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "cancelled" in errors
     assert directory.status().state is State.CANCELLED

@@ -56,10 +56,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         finally:
             server.send_signal(signal.SIGTERM)
             try:
-                server.wait(20)
+                server.wait(60)
             except subprocess.TimeoutExpired:
                 server.kill()
-                server.wait(10)
+                server.wait(60)
             _end_workers(home)
 
 

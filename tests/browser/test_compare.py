@@ -67,7 +67,7 @@ def test_runs_are_found_compared_taken_away_and_shared(app: tuple[str, Path], br
     box = page.locator('[class*="st-key-compare_runs_"] canvas').first.bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 35 + 17)
     settled(page)
-    page.wait_for_function("() => location.search.includes('runs=')", timeout=30_000)
+    page.wait_for_function("() => location.search.includes('runs=')", timeout=120_000)
     assert ids["wanda 50 %"] not in page.url
     assert drawn(page) == set(ids.values()) - {ids["wanda 50 %"]}
 

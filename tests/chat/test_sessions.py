@@ -28,7 +28,7 @@ def test_two_sessions_are_answered_at_once_in_equal_shares_and_end_nothing_of_ea
         client.load(key, title)
     alone = client.conversation(pair[:1], Sampling(max_tokens=800))
     alone.start(turn := alone.ask("hello"))
-    assert turn.answers[0].ended.wait(120)
+    assert turn.answers[0].ended.wait(60)
 
     greedy, modest = client.conversation(pair, LONG), client.conversation(pair[:1], Sampling(max_tokens=800))
     wants, asked = greedy.ask("a very long story"), modest.ask("hello")
@@ -42,17 +42,17 @@ def test_two_sessions_are_answered_at_once_in_equal_shares_and_end_nothing_of_ea
     assert 0.5 < made[0] / made[1] < 2  # as much for one answer as for the other session's two together
 
     greedy.stop(wants, 0)
-    assert wants.answers[0].ended.wait(10)
+    assert wants.answers[0].ended.wait(60)
     assert wants.answers[1].live
     greedy.stop()  # as *Stop all*, *New conversation* and other models do
-    assert wants.answers[1].ended.wait(10)
+    assert wants.answers[1].ended.wait(60)
     for key, _ in pair:
         client.unload(key)
     far = theirs.tokens
     assert theirs.live
     assert eventually(lambda: theirs.tokens > far or not theirs.live)
     assert client.others(greedy.id) == 1
-    assert theirs.ended.wait(120)
+    assert theirs.ended.wait(60)
     assert (theirs.state, theirs.reason, theirs.tokens) == ("done", "length", 800)
     assert theirs.text == turn.answers[0].text
     assert eventually(lambda: folders["one"] not in held(client))  # unloaded, once nobody was told by it
@@ -81,7 +81,7 @@ def test_a_worker_starts_only_when_nobody_measures_speed_and_that_wait_can_be_st
         end = list(stopped)[-1]
         assert isinstance(end, Finished)
         assert end.reason == "cancelled"
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 30  # not until the measurement is over, which it never is here
         assert next(waits) == Waiting(id=waits.id, reason=PAUSED)
     assert isinstance(list(waits)[-1], Finished)
     assert "libtorch" in maps.read_text()

@@ -77,7 +77,7 @@ def ended() -> Iterator[None]:
     yield
     for child in exporting._CHILDREN:
         try:
-            child.wait(30)
+            child.wait(60)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

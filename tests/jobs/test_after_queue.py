@@ -31,7 +31,7 @@ def reaped() -> Iterator[None]:
     """Every command that was started has ended when its test has."""
     yield
     for process in after_queue._started:
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture

@@ -366,18 +366,18 @@ def test_a_head_that_never_answers_keeps_neither_the_queue_nor_whoever_asks_wait
 
     def hangs() -> Capacity:
         inside.set()
-        go.wait(20)
+        go.wait(60)
         raise Unreachable("timed out")
 
     head.capacity = hangs  # type: ignore[method-assign]
     boss = make()
     (run,) = queue(boss, run_of, experiment)
-    assert inside.wait(10)
+    assert inside.wait(60)
     begun = time.monotonic()
     assert boss.view().waiting == (run.id,)
     boss.cancel(run.id)
     assert boss.cluster() is not None
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 20
     go.set()
 
 

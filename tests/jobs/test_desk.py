@@ -68,7 +68,7 @@ def test_a_terminal_that_hangs_up_stops_neither_the_app_nor_its_queue(
     while terminal.stdout.readline() != "started\n":
         pass
     os.killpg(terminal.pid, signal.SIGHUP)
-    assert terminal.wait(10) == -signal.SIGHUP
+    assert terminal.wait(60) == -signal.SIGHUP
     terminal.stdout.close()
     assert processes.find(pid, created) is not None
 
@@ -146,7 +146,7 @@ def test_the_token_is_asked_of_the_detached_app_too(
     assert "ESPALIER_TOKEN" in capsys.readouterr().err
     monkeypatch.setenv("ESPALIER_TOKEN", "long enough to be a token")
     assert make("start", "--port", str(port)).returncode == 0
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")
     assert connection.getresponse().status == 401
     connection.close()

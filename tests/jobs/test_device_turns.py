@@ -38,7 +38,7 @@ def test_a_run_pauses_while_another_measures_speed_and_says_so(
     until(lambda: any(event.get("task") != MEASURED for event in progress(directory)[before:]), 20)
     use.close()
     process.terminate()
-    process.wait(20)
+    process.wait(60)
     assert directory.status().state is State.CANCELLED
 
 
@@ -54,7 +54,7 @@ def test_a_paused_run_can_be_cancelled(
         process = start("-m", "core.jobs.worker", str(directory.path))
         until(lambda: any(event.get("task") == MEASURED for event in progress(directory)), 60)
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     use.close()
     assert directory.status().state is State.CANCELLED
 

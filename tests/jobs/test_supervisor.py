@@ -39,7 +39,7 @@ def make() -> Iterator[Callable[..., Supervisor]]:
             if (process := one._process_of(run)) is not None:
                 processes.kill_group(process)
     for process in supervisor._left_running:
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def progresses(directory: RunDirectory) -> bool:
@@ -391,6 +391,6 @@ def test_a_run_of_the_command_line_is_noticed_while_it_works(
     boss.enqueue(waiting.id)
     assert boss.view().waiting == (waiting.id,)  # its device is busy
     boss.cancel(found)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     until(lambda: found in told and boss.view().running == (waiting.id,))

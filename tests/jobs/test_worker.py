@@ -38,9 +38,12 @@ def test_the_first_event_comes_before_anything_large_and_says_who_works(
     process = start(*WORKER, str(directory.path))
     first = until(directory.events)[0]
     assert (first["state"], first["pid"]) == ("RUNNING", process.pid)
-    took = datetime.fromisoformat(first["time"]).timestamp() - first["pid_created"]
-    assert took < 2.0  # 0.2 s on an idle machine; importing torch alone takes longer than this
     assert directory.status().state is State.RUNNING
+    loaded = until(lambda: [event for event in directory.events() if event.get("status") == "finished"])[0]
+    came, worked = (
+        datetime.fromisoformat(event["time"]).timestamp() - first["pid_created"] for event in (first, loaded)
+    )
+    assert came < worked / 3  # 0.2 s and 7 s on an idle machine: torch and transformers are between them
 
 
 def test_two_workers_on_one_run_are_refused(experiment: Any, run_of: Any, start: Any) -> None:
@@ -87,7 +90,7 @@ def test_cancel_works_at_any_stage(stage: str, experiment: Any, run_of: Any, sta
     if stage == "save":  # while the fresh process verifies
         until(lambda: kinds(directory, kind="progress", task="verify"))
     os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert directory.status().state is State.CANCELLED
     assert directory.events()[-1]["kind"] == "state"
@@ -117,7 +120,7 @@ sys.exit(core.jobs.worker.main([sys.argv[1]]))
     process = start("-c", code, str(directory.path))
     child = until(lambda: kinds(directory, kind="stage"))[0]["child"]
     os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert directory.status().state is State.CANCELLED
     until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 5)

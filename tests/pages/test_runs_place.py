@@ -30,7 +30,7 @@ def queued(service: Service) -> None:
 
 
 def settle(question: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not question():
         assert time.monotonic() < end
         time.sleep(0.02)

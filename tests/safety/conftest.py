@@ -47,4 +47,4 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., in
     yield begin
     for server in started:
         server.terminate()
-        server.wait(30)
+        server.wait(60)

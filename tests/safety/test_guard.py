@@ -368,7 +368,7 @@ def test_the_list_of_people_names_persons_domains_or_everybody() -> None:
 
 
 def get(port: int, path: str = "/", **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={"Host": f"localhost:{port}", **headers})
     answer = connection.getresponse()
     answer.read()
@@ -387,7 +387,7 @@ def shake_hands(port: int, **headers: str) -> int:
         "Origin": f"http://localhost:{port}",
         **headers,
     }
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/_stcore/stream", headers={"Host": f"localhost:{port}", **asked})
     status = connection.getresponse().status
     connection.close()
