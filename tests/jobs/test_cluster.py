@@ -245,8 +245,8 @@ def test_a_run_that_waits_for_a_node_is_cancelled_at_once_and_its_job_is_stopped
     first, second = queue(boss, run_of, experiment, 2)
     until(lambda: second.id in head.jobs)
     boss.cancel(second.id)
-    until(lambda: second.status().state is State.CANCELLED, 5)
-    until(lambda: head.stopped == [second.id], 5)
+    until(lambda: second.status().state is State.CANCELLED, 60)
+    until(lambda: head.stopped == [second.id], 60)
     assert boss.view().running == (first.id,)
 
 

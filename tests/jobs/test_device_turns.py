@@ -32,10 +32,10 @@ def test_a_run_pauses_while_another_measures_speed_and_says_so(
     use = Use("cpu")
     with use.alone() as alone:
         assert alone
-        until(lambda: any(event.get("task") == MEASURED for event in progress(directory)), 20)
+        until(lambda: any(event.get("task") == MEASURED for event in progress(directory)), 60)
         assert process.poll() is None
     before = len(progress(directory))
-    until(lambda: any(event.get("task") != MEASURED for event in progress(directory)[before:]), 20)
+    until(lambda: any(event.get("task") != MEASURED for event in progress(directory)[before:]), 60)
     use.close()
     process.terminate()
     process.wait(60)

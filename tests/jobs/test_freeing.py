@@ -202,7 +202,7 @@ def boss(home: Path) -> Iterator[Supervisor]:
 
 def cancelled(boss: Supervisor, run: RunDirectory, until: Any) -> Freed:
     boss.cancel(run.id)
-    until(lambda: run.status().state is State.CANCELLED and not boss.view().running, 40)
+    until(lambda: run.status().state is State.CANCELLED and not boss.view().running, 60)
     freed = freeing.read(run)
     assert freed is not None
     return freed

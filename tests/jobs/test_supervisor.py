@@ -171,7 +171,7 @@ def test_a_running_run_is_cancelled(make: Any, experiment: Any, run_of: Any, unt
     pid = run.status().pid
     boss.cancel(run.id)
     boss.cancel(run.id)  # an impatient click
-    until(lambda: run.status().state is State.CANCELLED, 15)
+    until(lambda: run.status().state is State.CANCELLED, 60)
     until(lambda: not boss.view().running)
     assert not psutil.pid_exists(pid)
 
@@ -186,7 +186,7 @@ def test_a_worker_that_does_not_answer_is_killed_with_its_children(
     pid = until(lambda: run.status().pid)
     os.kill(pid, signal.SIGSTOP)  # it cannot even notice the request
     boss.cancel(run.id)
-    until(lambda: run.status().state is State.CANCELLED, 30)
+    until(lambda: run.status().state is State.CANCELLED, 60)
     until(lambda: not boss.view().running)
     assert not psutil.pid_exists(pid)
     assert not run.worker_lives()
@@ -232,7 +232,7 @@ def test_a_worker_that_the_machine_stopped_is_ended_and_started_again(
     assert told == {"The worker did nothing for 0 min and was ended."}
     until(lambda: run.status().attempt == 2 and run.status().state is State.RUNNING, 60)
     boss.cancel(run.id)
-    until(lambda: run.status().state is State.CANCELLED, 30)
+    until(lambda: run.status().state is State.CANCELLED, 60)
 
 
 def test_silence_counts_from_the_last_word_or_work_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_the_worker_outlives_a_killed_app_and_the_next_one_adopts_it(
     assert boss.view().running == (run.id,)
     assert boss.view().waiting == (waiting.id,)
     boss.cancel(run.id)  # a worker that was adopted answers too
-    until(lambda: run.status().state is State.CANCELLED, 15)
+    until(lambda: run.status().state is State.CANCELLED, 60)
     until(lambda: waiting.status().state is State.COMPLETE)
     until(lambda: {run.id, waiting.id} <= set(told))
 
@@ -360,7 +360,7 @@ def test_a_device_that_is_not_there_fails_the_run_and_not_the_queue(
     boss = make()
     wrong = run_of(experiment(device="cuda:77"))
     boss.enqueue(wrong.id)
-    until(lambda: wrong.status().state is State.FAILED, 20)
+    until(lambda: wrong.status().state is State.FAILED, 60)
     assert "cuda:77" in wrong.status().reason
     assert wrong.status().advice
 

@@ -123,7 +123,7 @@ sys.exit(core.jobs.worker.main([sys.argv[1]]))
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert directory.status().state is State.CANCELLED
-    until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 5)
+    until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 60)
 
 
 @pytest.mark.fresh
