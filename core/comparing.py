@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -17,8 +17,8 @@ from core.storage.finding import Measure, Offered, Wanted
 from core.storage.reading import SCAN
 from core.storage.store import Store
 
-KEPT = 8
-"""Tables of points that are remembered."""
+KEPT = 64
+"""Answers that are remembered: points, and charts and tables of them."""
 MOST = 300
 """Runs that are compared at once, at most."""
 _PINNABLE = f"""
@@ -27,6 +27,12 @@ _PINNABLE = f"""
     UNION ALL
     (SELECT id, name FROM runs WHERE state = 'COMPLETE' AND list_contains(?::VARCHAR[], id)
      ORDER BY created DESC NULLS LAST, id DESC)"""
+
+T = TypeVar("T")
+
+
+def _all_of(run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> list[str]:
+    return list(dict.fromkeys([*run_ids, *(each for each in baselines.values() if each)]))
 
 
 class Comparisons:
@@ -106,11 +112,22 @@ class Comparisons:
 
     def points(self, run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> pd.DataFrame:
         """One row a run and quality of the runs and of what they are held against: `charts.points`."""
-        ids = list(dict.fromkeys([*run_ids, *(each for each in baselines.values() if each)]))
-        stamps = tuple(pairs.stamp(self._home, run_id) for run_id in ids)
-        key = ("points", tuple(ids), tuple(baselines.items()), stamps)
+        ids = _all_of(run_ids, baselines)
+        key = ("points", *self.asked(run_ids, baselines))
         found: pd.DataFrame = self._remembered(key, lambda: self._points(ids, baselines))
         return found.copy()
+
+    def asked(self, run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> tuple[Any, ...]:
+        """What the answer of `points` hangs on besides the store: a key to it, and to what is made of it."""
+        ids = _all_of(run_ids, baselines)
+        stamps = tuple(pairs.stamp(self._home, run_id) for run_id in ids)
+        return tuple(ids), tuple(baselines.items()), stamps
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What `make` gave when it was last asked for by this key, as long as the store has not changed. Not to be
+        changed by who gets it: others get the same."""
+        found: T = self._remembered(("made", *key), make)
+        return found
 
     def _points(self, ids: Sequence[str], baselines: Mapping[str, str | None]) -> pd.DataFrame:
         titles = {method.name: method.title for method in registry.methods().values()}
@@ -139,6 +156,6 @@ class Comparisons:
         with self._lock:
             if self._version == version:
                 self._kept[key] = found
-                while len(self._kept) > 4 * KEPT:
+                while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return found

@@ -28,6 +28,8 @@ table = service.compare.points(chosen, baselines)
 if table.empty:
     st.html(theme.note("The chosen runs have no numbers: nothing was evaluated.", level="info"))
 else:
-    compare_show.show(Shown(service, table, charts.qualities(table), chosen, baselines, pinned))
+    asked = service.compare.asked(chosen, baselines)
+    qualities = service.compare.once(("qualities", *asked), lambda: charts.qualities(table))
+    compare_show.show(Shown(service, table, qualities, chosen, baselines, pinned, asked))
 if st.button("Write a report of these runs", key="compare_report", type="tertiary", icon=":material/article:"):
     st.switch_page("report.py", query_params={"runs": chosen})

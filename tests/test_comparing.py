@@ -85,3 +85,23 @@ def test_dense_runs_and_the_asked_for_can_be_pinned_and_a_failed_one_cannot(home
     assert list(room.pinnable([cut, failed, dense, "no-such-run"])) == [newer, dense, cut]
     assert list(room.pinnable([cut], dense=1)) == [newer, cut]
     store.close()
+
+
+def test_what_is_made_of_the_points_is_made_once_and_anew_when_store_or_question_change(home):
+    dense, cut = write(home, 1), write(home, 2, TAYLOR)
+    store = Store.open(home)
+    room = Comparisons(store, home, lambda: None, {})
+    made = []
+
+    def make():
+        made.append(len(made))
+        return made[-1]
+
+    held = {cut: dense}
+    assert [room.once(("chart", "dark", *room.asked([cut], held)), make) for _ in range(3)] == [0, 0, 0]
+    assert room.once(("chart", "light", *room.asked([cut], held)), make) == 1
+    assert room.once(("chart", "dark", *room.asked([cut], {cut: None})), make) == 2
+    write(home, 3)
+    store.sync(home)
+    assert room.once(("chart", "dark", *room.asked([cut], held)), make) == 3
+    store.close()

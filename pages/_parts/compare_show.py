@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from core import charts
@@ -56,8 +57,7 @@ def numbers(shown: Shown) -> None:
 
 def _rows(shown: Shown, *, everything: bool, tasks: bool) -> None:
     chosen = [quality for quality in shown.qualities if everything or quality.primary]
-    values, texts = charts.comparison_table(shown.table, chosen, tasks=tasks, intervals=True)
-    values = values.drop(columns=charts.without_numbers(values))
+    values, texts = shown.once("numbers", lambda: _table(shown, chosen, tasks=tasks), everything, tasks)
     st.dataframe(
         styled(values, texts),
         key="compare_table",
@@ -77,6 +77,11 @@ def _rows(shown: Shown, *, everything: bool, tasks: bool) -> None:
         alt=f"Numbers of the chosen runs with differences to {shown.against}",
     )
     _remarks(shown, chosen)
+
+
+def _table(shown: Shown, chosen: list[charts.Quality], *, tasks: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    values, texts = charts.comparison_table(shown.table, chosen, tasks=tasks, intervals=True)
+    return values.drop(columns=charts.without_numbers(values)), texts
 
 
 def _remarks(shown: Shown, chosen: list[charts.Quality]) -> None:

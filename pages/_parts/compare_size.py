@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -48,13 +51,17 @@ def tradeoff(shown: Shown) -> None:
             help="Leave out runs that another beats in both directions. The dense model stays.",
         )  # fmt: skip
     panels = charts.panels(charts.at(shown.table, quality), cost)
+    dark = theme.dark()
+
+    def made(panel: charts.Panel) -> tuple[pd.DataFrame, go.Figure]:
+        rows = charts.tradeoff_rows(shown.table, quality, panel=panel, size=cost)
+        looks: Any = {"panel": panel, "size": cost, "front": front, "dominated": not hide, "dark": dark}
+        return rows, charts.tradeoff(shown.table, quality, rows=rows, **looks)
+
     hidden = []
     for place, panel in zip(_places(panels), panels, strict=True):
-        rows = charts.tradeoff_rows(shown.table, quality, panel=panel, size=cost)
+        rows, chart = shown.once("tradeoff", partial(made, panel), quality.key, cost.key, panel, front, hide, dark)
         hidden.append(charts.hidden_words(rows) if hide else "")
-        chart = charts.tradeoff(
-            shown.table, quality, panel=panel, size=cost, front=front, dominated=not hide, dark=theme.dark(), rows=rows
-        )
         with place:
             data = charts.tradeoff_data(rows, quality, cost)
             chart_box.show(chart, f"{quality.label} {cost.label} {panel}", f"compare_plot_{panel}", data)

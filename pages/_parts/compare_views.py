@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from core import charts
 from core.service import Service
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,12 @@ class Shown:
     baselines: dict[str, str | None]
     pinned: str | None
     """The run that all are held against; None: each has its own dense run."""
+    asked: tuple[Any, ...] = ()
+    """A key to `table`; empty: what is made of it is not kept."""
+
+    def once(self, name: str, make: Callable[[], T], *settings: Hashable) -> T:
+        """What `make` makes of the table with these settings, made once for all scripts that ask. Not to be changed."""
+        return self.service.compare.once((name, *settings, *self.asked), make) if self.asked else make()
 
     @property
     def tasks(self) -> list[charts.Quality]:
