@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from benchmarks.load import Visitor
+    from benchmarks.load_visitors import Visitor
 
 
 class Seen(NamedTuple):
