@@ -19,7 +19,7 @@ _WIDTH = re.compile(r'esp-bar" role="progressbar" aria-valuemin="0" aria-valuema
 _PLACE = re.compile(r'data-live="([^"]+)"')
 _MARK = re.compile(r'data-live-mark="([^"]+)" data-live-is="([^"]*)"')
 _BUTTON = re.compile(r"live_\w+$")
-LOOK_S, AFTER_PRESS_S, PRESS_AGAIN_S = 1.0, 0.5, 4.0  # as feed.js
+LOOK_S, AFTER_PRESS_S, PRESS_AGAIN_S = 0.75, 0.5, 4.0  # as feed.py and feed.js
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 

@@ -231,16 +231,19 @@ def _trunk(chart: go.Figure, found: RunAnatomy, middle: float, muted: str, c: Ma
     chart.add_shape(**frame, x0=middle - inner, x1=middle + inner, fillcolor=c["trunk"], line={"width": 0})
     if after < before:
         chart.add_shape(**frame, x0=middle - half, x1=middle + half, line={"color": c["cut"], "width": 1})
-    for row in found.layers[:: 1 if len(found.layers) <= 40 else 5]:
-        chart.add_annotation(
-            x=middle,
-            xref="paper",
-            y=int(row["layer"]),
-            yref="y",
-            text=str(row["layer"]),
-            showarrow=False,
-            font={"size": 10, "color": muted},
-        )
+    numbers = [
+        {
+            "x": middle,
+            "xref": "paper",
+            "y": int(row["layer"]),
+            "yref": "y",
+            "text": str(row["layer"]),
+            "showarrow": False,
+            "font": {"size": 10, "color": muted},
+        }
+        for row in found.layers[:: 1 if len(found.layers) <= 40 else 5]
+    ]
+    chart.update_layout(annotations=[*chart.layout.annotations, *numbers])  # add_annotation checks all of them again
 
 
 def _map_words(found: RunAnatomy) -> str:

@@ -1,4 +1,4 @@
-// What moves on open pages, asked for once a second from one address instead of a script run each (feed.py).
+// What moves on open pages, asked for again and again from one address instead of a script run each (feed.py).
 (() => {
   const EVERY = __EVERY__;
   const page = window.espalierFeed ?? (window.espalierFeed = { timer: 0, waits: 0, marks: {}, pressed: {} });

@@ -1,4 +1,4 @@
-"""What moves on open pages, without a script run: one address that every page asks once a second (feed.js).
+"""What moves on open pages, without a script run: one address that every page asks every `EVERY_S` (feed.js).
 
 A run of a script costs Streamlit 38 ms of processor time on a slow core, whatever it draws, so that twenty pages which
 draw themselves anew every second are more than one Python process can serve. Here they get one short JSON that is made
@@ -29,7 +29,8 @@ from pages._parts import runs_text as say
 from pages._parts import status_text
 from pages._parts.theme import html
 
-EVERY_S = 1.0
+EVERY_S = 0.75
+"""So that nothing on a page is two seconds old: a worker's word, 0.3 s of `core.live`, this, and a busy machine."""
 BOARD, LINE = "live_board", "live_line"
 """Marks, and the keys of the hidden buttons that draw anew what they are of."""
 
