@@ -45,8 +45,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # --- runs
 
 
-def queue(home: Path, runs: int) -> None:
-    """A tiny model, a text, and that many runs that wait. No two measure the same, so that none is spared its work."""
+def queue(home: Path, runs: int, tokens: int = 16_000) -> None:
+    """A tiny model, a text, and that many runs that wait, each to judge by so many tokens (60,000 at most).
+
+    No two measure the same, so that none is spared its work."""
     from core.experiment import Experiment
     from core.jobs.rundir import RunDirectory, new_run_id
     from core.jobs.states import State
@@ -60,7 +62,7 @@ def queue(home: Path, runs: int) -> None:
             "name": f"tiny {number + 1}", "device": "cpu", "seed": number, "model": {"name": str(model)},
             "pruning": {"method": "random", "ratio": 0.25, "round_to": 1},
             "evaluation": {"tasks": [], "fidelity": False, "speed": False, "batch_size": 1, "perplexity": [
-                {"path": str(text), "window": 16, "max_tokens": 16_000 + 16 * number}]},
+                {"path": str(text), "window": 16, "max_tokens": tokens + 16 * number}]},
         }  # fmt: skip
         directory = RunDirectory.of(home / "runs", new_run_id(f"{number:08x}"))
         directory.write_experiment(Experiment.parse(data))

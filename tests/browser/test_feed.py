@@ -17,7 +17,7 @@ BARS = "[...document.querySelectorAll('[data-live^=\"run:\"] .esp-bar i')].map(e
 
 def test_bars_move_by_the_feed_and_a_runs_end_is_drawn_with_it_and_without(app: tuple[str, Path], browser: Any) -> None:
     address, home = app
-    queue(home, 1)
+    queue(home, 1, tokens=56_000)  # long enough for pages that open slowly
     (run,) = list_runs(home / "runs")
     end = time.monotonic() + 60
     while run.status().state is not State.RUNNING and time.monotonic() < end:
