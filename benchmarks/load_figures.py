@@ -2,10 +2,9 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from benchmarks.load_visitors import Visitor
+from benchmarks.load_visitors import Visitor
 
 
 class Seen(NamedTuple):
@@ -18,7 +17,7 @@ class Seen(NamedTuple):
     visitor: int
 
 
-def ages(home: Path, visitors: "list[Visitor]") -> tuple[list[Seen], list[Seen]]:
+def ages(home: Path, visitors: list[Visitor]) -> tuple[list[Seen], list[Seen]]:
     """`age` and `kept` of every bar that was shown."""
     from core.jobs.rundir import list_runs
 
@@ -50,7 +49,7 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def worst(home: Path, visitors: "list[Visitor]", seen: list[Seen], begun: float) -> None:
+def worst(home: Path, visitors: list[Visitor], seen: list[Seen], begun: float) -> None:
     """Print the five oldest, each with what else happened between the event and its arrival."""
     from core.jobs.rundir import list_runs
 

@@ -15,11 +15,13 @@ from typing import Any
 import aiohttp
 import psutil
 
+from pages._parts.feed import EVERY_S as LOOK_S
+
 _WIDTH = re.compile(r'esp-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100".*?<i style="width:([\d.]+%)"')
 _PLACE = re.compile(r'data-live="([^"]+)"')
 _MARK = re.compile(r'data-live-mark="([^"]+)" data-live-is="([^"]*)"')
 _BUTTON = re.compile(r"live_\w+$")
-LOOK_S, AFTER_PRESS_S, PRESS_AGAIN_S = 0.75, 0.5, 4.0  # as feed.py and feed.js
+AFTER_PRESS_S, PRESS_AGAIN_S = 0.5, 4.0  # as feed.js
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
@@ -124,6 +126,8 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
     """A session without a browser: connects, asks for Runs, and asks again as the page's timers say."""
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from websockets.asyncio.client import connect
+    from websockets.exceptions import WebSocketException
+    from websockets.typing import Origin, Subprotocol
 
     def ask(fragment: str = "", press: str = "") -> bytes:
         message = BackMsg()
@@ -147,7 +151,7 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
     url = address.replace("http", "ws") + "/_stcore/stream"
     try:
         async with (
-            connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket,  # type: ignore[arg-type, list-item]
+            connect(url, origin=Origin(address), subprotocols=[Subprotocol("streamlit")], max_size=None) as socket,
             aiohttp.ClientSession() as client,
         ):
             await socket.send(ask())
@@ -189,7 +193,7 @@ async def session(address: str, over: asyncio.Event, visitor: Visitor) -> None:
                     raise ConnectionError("the server closed the socket")
                 await asyncio.sleep(0.02)
             listening.cancel()
-    except (OSError, Exception) as error:  # noqa: BLE001 - what a visitor would see, counted
+    except (OSError, aiohttp.ClientError, WebSocketException) as error:
         visitor.errors[f"socket: {type(error).__name__}: {error}"[:200]] += 1
 
 
@@ -218,6 +222,8 @@ def _give_way() -> None:
 
 
 async def _page(chromium: Any, address: str, visitor: Visitor) -> Any:
+    from playwright.async_api import Error
+
     page = await (await chromium.new_context(viewport={"width": 1440, "height": 900})).new_page()
 
     def frames(socket: Any) -> None:
@@ -233,7 +239,7 @@ async def _page(chromium: Any, address: str, visitor: Visitor) -> Any:
     reading: set[asyncio.Task[None]] = set()
 
     async def read(response: Any) -> None:
-        with suppress(Exception):  # the page may be closed meanwhile
+        with suppress(Error):  # the page may be closed meanwhile
             visitor.looked(await response.json(), time.time() - begun.pop(response.request))
 
     def answered(response: Any) -> None:

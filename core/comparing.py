@@ -31,10 +31,6 @@ _PINNABLE = f"""
 T = TypeVar("T")
 
 
-def _all_of(run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> list[str]:
-    return list(dict.fromkeys([*run_ids, *(each for each in baselines.values() if each)]))
-
-
 class Comparisons:
     """A room of the service (core/service.py). Safe to call from many threads at once."""
 
@@ -110,18 +106,16 @@ class Comparisons:
         key = ("baselines", *run_ids)
         return dict(self._remembered(key, lambda: history.baselines_for(self._store, run_ids)))
 
-    def points(self, run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> pd.DataFrame:
-        """One row a run and quality of the runs and of what they are held against: `charts.points`."""
-        ids = _all_of(run_ids, baselines)
-        key = ("points", *self.asked(run_ids, baselines))
-        found: pd.DataFrame = self._remembered(key, lambda: self._points(ids, baselines))
-        return found.copy()
-
-    def asked(self, run_ids: Sequence[str], baselines: Mapping[str, str | None]) -> tuple[Any, ...]:
-        """What the answer of `points` hangs on besides the store: a key to it, and to what is made of it."""
-        ids = _all_of(run_ids, baselines)
+    def points(
+        self, run_ids: Sequence[str], baselines: Mapping[str, str | None]
+    ) -> tuple[tuple[Any, ...], pd.DataFrame]:
+        """One row a run and quality of the runs and of what they are held against: `charts.points`. Before it, a key
+        for `once` to what is made of it: another one when the store or a pair has changed."""
+        ids = list(dict.fromkeys([*run_ids, *(each for each in baselines.values() if each)]))
         stamps = tuple(pairs.stamp(self._home, run_id) for run_id in ids)
-        return tuple(ids), tuple(baselines.items()), stamps
+        key = (self._store.version, tuple(ids), tuple(baselines.items()), stamps)  # before the points are read
+        found: pd.DataFrame = self._remembered(("points", *key), lambda: self._points(ids, baselines))
+        return key, found.copy()
 
     def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         """What `make` gave when it was last asked for by this key, as long as the store has not changed. Not to be

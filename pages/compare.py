@@ -24,12 +24,11 @@ if not chosen:
     st.html('<p class="esp-fact">Tick at least one run.</p>')
     st.stop()
 compare_pin.without_baseline(service, baselines)
-table = service.compare.points(chosen, baselines)
+key, table = service.compare.points(chosen, baselines)
 if table.empty:
     st.html(theme.note("The chosen runs have no numbers: nothing was evaluated.", level="info"))
 else:
-    asked = service.compare.asked(chosen, baselines)
-    qualities = service.compare.once(("qualities", *asked), lambda: charts.qualities(table))
-    compare_show.show(Shown(service, table, qualities, chosen, baselines, pinned, asked))
+    qualities = service.compare.once(("qualities", *key), lambda: charts.qualities(table))
+    compare_show.show(Shown(service, table, key, qualities, chosen, baselines, pinned))
 if st.button("Write a report of these runs", key="compare_report", type="tertiary", icon=":material/article:"):
     st.switch_page("report.py", query_params={"runs": chosen})

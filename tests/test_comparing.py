@@ -54,14 +54,14 @@ def test_points_are_kept_until_the_store_changes(home):
     dense, cut = write(home, 1), write(home, 2, TAYLOR, value=40.0)
     store = Store.open(home)
     room = Comparisons(store, home, lambda: None, {})
-    first = room.points([cut], {cut: dense})
+    _, first = room.points([cut], {cut: dense})
     first["value"] = 0.0  # what was handed out is the caller's
-    again = room.points([cut], {cut: dense})
+    _, again = room.points([cut], {cut: dense})
     assert dict(zip(again["run_id"], again["value"], strict=True)) == {dense: 25.0, cut: 40.0}
     assert again.loc[again["run_id"] == cut, "delta"].tolist() == [15.0]
     third = write(home, 3, TAYLOR)
     store.sync(home)
-    assert set(room.points([cut, third], {cut: dense, third: dense})["run_id"]) == {dense, cut, third}
+    assert set(room.points([cut, third], {cut: dense, third: dense})[1]["run_id"]) == {dense, cut, third}
     assert room.offered().runs == 3
     store.close()
 
@@ -97,11 +97,15 @@ def test_what_is_made_of_the_points_is_made_once_and_anew_when_store_or_question
         made.append(len(made))
         return made[-1]
 
-    held = {cut: dense}
-    assert [room.once(("chart", "dark", *room.asked([cut], held)), make) for _ in range(3)] == [0, 0, 0]
-    assert room.once(("chart", "light", *room.asked([cut], held)), make) == 1
-    assert room.once(("chart", "dark", *room.asked([cut], {cut: None})), make) == 2
+    def key(baseline):
+        return room.points([cut], {cut: baseline})[0]
+
+    assert [room.once(("chart", "dark", *key(dense)), make) for _ in range(3)] == [0, 0, 0]
+    assert room.once(("chart", "light", *key(dense)), make) == 1
+    assert room.once(("chart", "dark", *key(None)), make) == 2
+    before = key(dense)
     write(home, 3)
     store.sync(home)
-    assert room.once(("chart", "dark", *room.asked([cut], held)), make) == 3
+    assert room.once(("chart", "dark", *before), make) == 3  # of points that were read before: nobody else gets it
+    assert room.once(("chart", "dark", *key(dense)), make) == 4
     store.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -55,8 +54,10 @@ def tradeoff(shown: Shown) -> None:
 
     def made(panel: charts.Panel) -> tuple[pd.DataFrame, go.Figure]:
         rows = charts.tradeoff_rows(shown.table, quality, panel=panel, size=cost)
-        looks: Any = {"panel": panel, "size": cost, "front": front, "dominated": not hide, "dark": dark}
-        return rows, charts.tradeoff(shown.table, quality, rows=rows, **looks)
+        chart = charts.tradeoff(
+            shown.table, quality, panel=panel, size=cost, front=front, dominated=not hide, dark=dark, rows=rows
+        )
+        return rows, chart
 
     hidden = []
     for place, panel in zip(_places(panels), panels, strict=True):

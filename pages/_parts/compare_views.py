@@ -21,18 +21,18 @@ class Shown:
     service: Service
     table: pd.DataFrame
     """`charts.points` of the chosen runs and their baselines."""
+    key: tuple[Any, ...]
+    """Of `table`, for what is made of it."""
     qualities: Sequence[charts.Quality]
     chosen: Sequence[str]
     """Ids of the chosen runs, as they were ticked."""
     baselines: dict[str, str | None]
     pinned: str | None
     """The run that all are held against; None: each has its own dense run."""
-    asked: tuple[Any, ...] = ()
-    """A key to `table`; empty: what is made of it is not kept."""
 
     def once(self, name: str, make: Callable[[], T], *settings: Hashable) -> T:
         """What `make` makes of the table with these settings, made once for all scripts that ask. Not to be changed."""
-        return self.service.compare.once((name, *settings, *self.asked), make) if self.asked else make()
+        return self.service.compare.once((name, *settings, *self.key), make)
 
     @property
     def tasks(self) -> list[charts.Quality]:

@@ -255,7 +255,7 @@ def test_charts_and_tables_are_taken_as_files_that_can_be_read_again(three: dict
     service = get_service()
     assert service.compare.offered().runs == len(three)
     ids = list(three.values())
-    table = service.compare.points(ids, service.compare.baselines(ids))
+    _, table = service.compare.points(ids, service.compare.baselines(ids))
     file = tmp_path / "points.parquet"
     file.write_bytes(chart_box.parquet(table))
     again = pd.read_parquet(file)
