@@ -2,7 +2,7 @@
 
     python -m benchmarks.recovery --valid wiki.valid.tokens --test wiki.test.tokens --home DIR
                                   [--settings distil lora …] [--cuts obs taylor] [--rows alpaca.jsonl] [--minutes 5]
-                                  [--devices 0 1] [--slots 2] [--stretch 9]
+                                  [--micro-batch 16] [--devices 0 1] [--slots 2] [--stretch 9]
 
 Protocol P (benchmarks/quality.py): float32; calibration on 32 windows of 512 tokens of WikiText-2's validation text,
 perplexity of the first 64 windows of 512 tokens of its test text; what is learned from is not WikiText. Two cuts: the
@@ -27,7 +27,7 @@ TAYLOR = {"method": "taylor", "ratio": 0.4, "layers": [4, 25], "round_to": 1}
 OBS = {"method": "obs", "ratio": 0.222, "target": "model", "allocation": "measured", "reconstruct": True}
 CUTS = {"obs": OBS, "taylor": TAYLOR}
 WRITTEN = {"corpus": "generated", "max_samples": 12288}
-LONG = {"cutoff": 512, "epochs": 1000, "micro_batch": 16, "data": WRITTEN}
+LONG = {"cutoff": 512, "epochs": 1000, "data": WRITTEN}
 DISTILLED = {"kind": "distillation", "temperature": 1.0, "loss_mix": 1.0, **LONG}
 FULL = {**DISTILLED, "full_weights": True, "learning_rate": 5e-4}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def study_of(chosen: argparse.Namespace) -> Study:
     """The chosen cuts, recovered at equal time in each way, and by LLM-Pruner's own recipe where rows are given."""
-    recoveries = [SETTINGS[name] for name in chosen.settings]
+    recoveries = [{**SETTINGS[name], "micro_batch": chosen.micro_batch} for name in chosen.settings]
     if chosen.rows:
         rows = {"path": str(chosen.rows.resolve()), "format": "instructions"}
         recoveries.append({"kind": "lora", "data": rows})
@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--rows", type=Path, help="instruction rows, as JSONL, for LLM-Pruner's recipe")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each training")
+    parser.add_argument("--micro-batch", type=int, default=16, help="rows in one pass; the batch stays as it is")
     parser.add_argument("--devices", nargs="+", default=["0"])
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--stretch", type=float, default=9.0, help="minutes until everything is cut off")

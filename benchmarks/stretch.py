@@ -95,6 +95,12 @@ class Stretch:
         self._collect()
 
 
+def described(run: Planned) -> str:
+    """A run's name, with what the names of dense models leave out and options ask for."""
+    told = [run.name, "speed" if run.experiment.evaluation.speed else "", f"device {run.experiment.device}"]
+    return ", ".join(filter(None, told))
+
+
 def say(text: str) -> None:
     """A line at once."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -116,11 +122,12 @@ def listed(stretch: Stretch, runs: Sequence[Planned]) -> None:
 def costs(stretch: Stretch, runs: Sequence[Planned]) -> None:
     """Seconds of each stage of the runs that are complete, and peaks of memory in GiB.
 
-    `GPU`: what torch held of it; `worker`: its resident memory; `with children`: as its heartbeats, every two seconds,
-    say, so that the process that verifies the saved model counts.
+    `trained`: tokens that recovery's training saw a second; the study limits its minutes. `GPU`: what torch held of it;
+    `worker`: its resident memory; `with children`: as its heartbeats, every two seconds, say, so that the process that
+    verifies the saved model counts.
     """
-    row("run", *(f"{stage}, s" for stage in STAGES), "GPU", "worker", "with children")
-    row("---", *["---:"] * (len(STAGES) + 3))
+    row("run", *(f"{stage}, s" for stage in STAGES), "trained, tokens/s", "GPU", "worker", "with children")
+    row("---", *["---:"] * (len(STAGES) + 4))
     for run in runs:
         if stretch.state(run) is not State.COMPLETE:
             continue
@@ -128,9 +135,11 @@ def costs(stretch: Stretch, runs: Sequence[Planned]) -> None:
         results = directory.results() or {}
         beats = [event["rss_bytes"] for event in directory.events() if event["kind"] == "heartbeat"]
         seconds = [f"{results['timings'][stage]:.1f}" if stage in results["timings"] else "" for stage in STAGES]
+        training = (results.get("recovery") or {}).get("training") or {}
+        rate = f"{training['tokens'] / training['seconds']:,.0f}" if training.get("seconds") else ""
         memory = results["memory"]
         peaks = [memory.get("peak_device_bytes", 0), memory["peak_rss_bytes"], max(beats, default=0)]
-        row(run.name.rpartition(": ")[2], *seconds, *(f"{peak / GIB:.2f}" for peak in peaks))
+        row(run.name.rpartition(": ")[2], *seconds, rate, *(f"{peak / GIB:.2f}" for peak in peaks))
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
@@ -142,7 +151,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=1, help="runs at once on each device")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
     parser.add_argument("--tinyllama", type=Path, help="in place of the study's model: TinyLlama's shape, made here")
-    parser.add_argument("--only", nargs="*", default=[], help="words that a run's name must hold one of")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="words that its name must hold one of; speed, device cpu too"
+    )
     parser.add_argument("--skip", nargs="*", default=[], help="words that it must hold none of")
     return parser.parse_args(arguments)
 
@@ -156,8 +167,8 @@ def main(arguments: list[str]) -> None:
         model = {"name": str(tinyllama_folder(chosen.tinyllama.resolve()))}
         study = study.model_copy(update={"base": {**study.base, "model": model}})
     every = expand(study).runs
-    runs = [run for run in every if not chosen.only or any(word in run.name for word in chosen.only)]
-    runs = [run for run in runs if not any(word in run.name for word in chosen.skip)]
+    runs = [run for run in every if not chosen.only or any(word in described(run) for word in chosen.only)]
+    runs = [run for run in runs if not any(word in described(run) for word in chosen.skip)]
     slots = [device for _ in range(chosen.slots) for device in chosen.devices]
     stretch = Stretch(study, chosen.home.resolve(), slots, until)
     stretch.work(runs)
