@@ -152,7 +152,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
     parser.add_argument("--tinyllama", type=Path, help="in place of the study's model: TinyLlama's shape, made here")
     parser.add_argument(
-        "--only", nargs="*", default=[], help="words that its name must hold one of; speed, device cpu too"
+        "--only", nargs="*", default=[], help="words of which a run's name must hold one; also: speed, device cpu"
     )
     parser.add_argument("--skip", nargs="*", default=[], help="words that it must hold none of")
     return parser.parse_args(arguments)
