@@ -95,6 +95,7 @@ def _series(sheet: Sheet, groups: Iterable[Group], quality: Quality, at: At, *, 
         value = sheet.numbers.value(group, quality)
         if value is not None and math.isfinite(value.mean):
             found.setdefault(sheet.names.series_key(group), []).append((group, value))
+    several = len({str(group.settings.get("model.dtype")) for members in found.values() for group, _ in members}) > 1
     variants: dict[str, int] = {}
     series = []
     for members in found.values():
@@ -104,7 +105,13 @@ def _series(sheet: Sheet, groups: Iterable[Group], quality: Quality, at: At, *, 
         points = sorted((_point(sheet, group, value, quality, at(group)) for group, value in members),
                         key=lambda point: point.x)  # fmt: skip
         series.append(
-            Series(sheet.names.series(first), first.method, tuple(points), variant, lines and len(points) > 1)
+            Series(
+                sheet.names.series(first, dtype=several),
+                first.method,
+                tuple(points),
+                variant,
+                lines and len(points) > 1,
+            )
         )
     return series
 

@@ -276,6 +276,7 @@ def _place(group: Group, methods: Mapping[str, Method]) -> tuple[Any, ...]:
         str(group.settings.get("pruning.target")),
         group.ratio,
         layers,
+        str(group.settings.get("model.dtype")),
         order.index(group.method) if group.method in order else -1,
         group.settings.get("pruning.pattern") not in (None, "unstructured"),
         group.key,

@@ -32,6 +32,10 @@ class Names:
         self._material = material
         self._models = {str(group.settings.get("model.name")) for group in groups}
         self._varying = _varying(groups)
+        self._dtypes = {str(group.settings.get("model.dtype")) for group in groups}
+        self._devices: dict[tuple[Any, ...], set[str]] = {}
+        for group in groups:
+            self._devices.setdefault(group.size, set()).add(str(group.settings.get("device")))
         protocols: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         for row in material.points.drop_duplicates("quality").itertuples():
             known = protocols.setdefault((str(row.task), str(row.metric)), {})
@@ -53,14 +57,17 @@ class Names:
         """Method and what else sets it apart, without the size; in_block: without what all rows of a block share."""
         return ", ".join([self.method(group), *self._details(group, _OF_BLOCK if in_block else ())])
 
-    def series(self, group: Group) -> str:
-        """The same, with layers and target where they vary: what a line of a figure has in common."""
+    def series(self, group: Group, *, dtype: bool = True) -> str:
+        """The same, with layers and target where they vary: what a line of a figure has in common.
+
+        dtype: whether the figure's lines were measured in several.
+        """
         more = []
         if "pruning.target" in self._varying.get(group.method, ()) and group.settings.get("pruning.target") == "model":
             more.append(self.words.say("whole_model"))
         elif "pruning.layers" in self._varying.get(group.method, ()):
             more.append(self._layers(group))
-        return ", ".join([self.short(group), *more])
+        return ", ".join([self.method(group), *self._details(group, () if dtype else ("model.dtype",)), *more])
 
     def series_key(self, group: Group) -> str:
         """Equal for groups that differ in nothing but ratio and seeds."""
@@ -94,7 +101,7 @@ class Names:
         words = [say("size", ratio=self.figures.plain_percent(group.ratio), where=where)]
         if len(self._models) > 1:
             words.insert(0, short_model(str(group.settings.get("model.name"))))
-        if "model.dtype" in self._varying.get(group.method, ()):
+        if len(self._dtypes) > 1:
             words.append(str(group.settings.get("model.dtype")))
         return ", ".join(words)
 
@@ -109,7 +116,9 @@ class Names:
         return self.words.say("layers_some", first=layers[0], last=layers[1])
 
     def _details(self, group: Group, left_out: Sequence[str] = ()) -> list[str]:
-        unsaid = (*_PLAIN, *_SIZES, *left_out)
+        unsaid = [*_PLAIN, *_SIZES, *left_out]
+        if len(self._devices[group.size]) < 2:  # speeds of each device stand in tables of their own
+            unsaid.append("device")
         varying = [name for name in self._varying.get(group.method, ()) if name not in unsaid]
         said = [self._setting(name, group.settings.get(name)) for name in varying if name != "recovery"]
         recovery = group.settings.get("recovery")
@@ -186,7 +195,8 @@ class Names:
         """What a column, an axis or a sentence calls a quality: with its protocol where there are several."""
         name = self.plain_quality(quality, short=short)
         corpus = quality.task.partition("/")[2]
-        first = corpus if quality.metric == "perplexity" or not short else ""
+        texts = {task for task, metric in self._protocols if metric == quality.metric}
+        first = corpus if quality.metric == "perplexity" or not short or len(texts) > 1 else ""
         told = [word for word in (first, self.ways(quality)) if word]
         return f"{name} ({', '.join(told)})" if told else name
 

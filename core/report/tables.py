@@ -38,13 +38,18 @@ class Sheet:
         return self.numbers.material
 
     def main_qualities(self) -> list[Quality]:
-        """Columns of the main tables: perplexity, the mean over tasks (else a few tasks), fidelity."""
+        """Columns of the main tables: perplexity, the mean over tasks (else a few tasks), fidelity as most have it."""
         known = self.numbers.qualities
         tasks = [each for each in known if each.is_task and not each.is_mean and each.primary]
         means = [each for each in known if each.is_mean]
         own = means or (tasks if len(tasks) <= MOST_TASKS else [])
-        drift = [each for each in known if each.metric in ("kl_per_token", "top1_agreement")]
-        return [*(each for each in known if each.metric == "perplexity"), *own, *drift[:2]]
+        counts = Counter(map(str, self.material.points["quality"]))
+        drift = [
+            max((each for each in known if each.metric == metric), key=lambda each: counts[each.key], default=None)
+            for metric in ("kl_per_token", "top1_agreement")
+        ]
+        perplexities = [each for each in known if each.metric == "perplexity"]
+        return [*perplexities, *own, *(each for each in drift if each is not None)]
 
     def task_qualities(self) -> list[Quality]:
         """Columns of the tables of single tasks; none where they stand in the main ones."""

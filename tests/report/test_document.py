@@ -144,6 +144,44 @@ def test_speeds_of_two_devices_stand_apart_each_beneath_its_own_name(
         assert rows_of == own
 
 
+def test_runs_that_timed_a_method_elsewhere_take_no_row_from_those_that_judged_it(
+    runs: Home, reports: Callable[[], Reports]
+) -> None:
+    half = {**TASK, "dtype": "bfloat16"}
+    gpu = {"device": "cuda:0", "device_name": "NVIDIA H200", "dtype": "bfloat16"}
+
+    def drift(corpus: str, value: float) -> list[dict]:
+        protocol = {"corpus": corpus, "window": 512, "windows": 16, "dtype": "bfloat16"}
+        return [metric("pruned", f"fidelity/{corpus}", "kl_per_token", value, 0.01, 16, protocol)]
+
+    def quality(perplexity: float) -> list[dict]:
+        text = {"corpus": "wikitext2", "window": 512, "windows": 592, "dtype": "bfloat16"}
+        row = metric("pruned", "perplexity/wikitext2", "perplexity", perplexity, 0.5, 592, text)
+        return [row, metric("pruned", "boolq", "acc", 0.5, 0.01, 3270, half), *drift("wikitext2", perplexity / 100)]
+
+    def speed(device: str, dtype: str) -> list[dict]:
+        protocol = {**SPEED, "device": device, "dtype": dtype}
+        return [metric(which, "speed", "decode_tokens_per_second", 30.0, 0.4, 7, protocol)
+                for which in ("dense", "pruned")]  # fmt: skip
+
+    ids = [runs.run("dense", metrics=quality(26.0), **gpu)]
+    for method, value in (("flap", 91.0), ("taylor", 140.0), ("l2", 1118.0)):
+        ids.append(runs.run(method, {"method": method, "ratio": 0.2}, metrics=quality(value), **gpu))
+    for where, dtype in ((gpu, "bfloat16"), ({}, "float32")):  # one's speed, on a GPU and a CPU, with another drift
+        timed = [*speed("cuda" if where else "cpu", dtype), *drift("passages", 0.7)]
+        ids.append(runs.run("flap speed", {"method": "flap", "ratio": 0.2}, metrics=timed, **where))
+    document = report(reports, {run: run for run in ids})
+    found = rows(table(document, "tab:cut"))
+    size = "20\u00a0% of all layers, bfloat16: "
+    assert {name.removeprefix(size) for name in found} == {"FLAP", "Taylor (LLM-Pruner)", "L2 norm"}
+    perplexities = {cells["Perplexity (wikitext2)"] for cells in found.values()}
+    assert perplexities == {"*91.00 ± 0.50 ▼*", "140.0 ± 0.5 ▼", "1,118 ± 0 ▼"}
+    drifts = {name for cells in found.values() for name in cells if "KL" in name}
+    assert drifts == {"KL from dense (wikitext2) [nats]"}  # as most rows have it
+    said = " ".join(sentences(document)).replace("\u00a0", " ")
+    assert "is lowest with FLAP: 91.00 ± 0.50; next is Taylor (LLM-Pruner): 140.0 ± 0.5" in said
+
+
 def test_figures_hold_the_values_of_the_tables(everything: dict[str, str], reported: Reports) -> None:
     figure = next(each for each in report(reported, everything).figures() if each.label == "fig:cuts-1")
     taylor = next(series for series in figure.series if series.name == "Taylor (LLM-Pruner)")
