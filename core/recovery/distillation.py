@@ -39,15 +39,18 @@ class Objective:
         with torch.no_grad():
             wanted, _ = _states(self.teacher, batch)
             expected = _logits(self.teacher, wanted)
-            expected = F.log_softmax(expected / self.temperature, dim=-1)
+            expected = F.log_softmax(self._softened(expected), dim=-1)
         if self.mix > 0:
-            found = F.log_softmax(logits / self.temperature, dim=-1)
+            found = F.log_softmax(self._softened(logits), dim=-1)
             divergence = F.kl_div(found, expected, reduction="sum", log_target=True) / max(1, len(targets))
             total = total + self.mix * self.temperature**2 * divergence
         if self.hidden > 0:
             wanted = wanted.float()
             total = total + self.hidden * (own.float() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
         return total
+
+    def _softened(self, logits: Tensor) -> Tensor:
+        return logits if self.temperature == 1 else logits / self.temperature  # they are gigabytes: no copy for nothing
 
     @torch.no_grad()
     def nll(self, batch: Mapping[str, Tensor]) -> tuple[float, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from core.charts_frames import Quality
 from core.report.document import Axis, Figure, Level, Point, Series
@@ -13,6 +14,8 @@ from core.report.tables import Sheet
 
 LOG_FROM = 8
 """From this factor between the largest and the smallest perplexity on, the axis is logarithmic (as on Compare)."""
+MOST_DECADES = 3
+"""A logarithmic axis ends this far above its lowest value: one broken model would press all others into a line."""
 At = Callable[[Group], float]
 
 
@@ -32,6 +35,8 @@ def curve(sheet: Sheet, quality: Quality, label: str, *, masks: bool = False) ->
     say = sheet.words.say
     title = sheet.names.quality(quality)
     caption = say("c_curve_masks", quality=title) if masks else say("c_curve", quality=title, done=say("done_removed"))
+    series, beyond = _within(sheet, quality, series)
+    caption = " ".join([caption, *beyond])
     x = Axis(f"{say('x_zeros' if masks else 'x_removed')} [%]")
     return Figure(label, (caption,), _alt(sheet, caption, series), x, _axis(sheet, quality, series),
                   tuple(series), _levels(sheet, quality))  # fmt: skip
@@ -49,7 +54,8 @@ def tradeoff(sheet: Sheet, quality: Quality, speed: Quality, label: str, batch: 
     if sum(len(each.points) for each in series) < 2:
         return None
     say = sheet.words.say
-    caption = say("c_tradeoff", quality=sheet.names.quality(quality), batch=batch, device=device)
+    series, beyond = _within(sheet, quality, series)
+    caption = " ".join([say("c_tradeoff", quality=sheet.names.quality(quality), batch=batch, device=device), *beyond])
     return Figure(label, (caption,), _alt(sheet, caption, series), Axis(say("x_decode")),
                   _axis(sheet, quality, series), tuple(series))  # fmt: skip
 
@@ -114,6 +120,25 @@ def _series(sheet: Sheet, groups: Iterable[Group], quality: Quality, at: At, *, 
             )
         )
     return series
+
+
+def _within(sheet: Sheet, quality: Quality, series: list[Series]) -> tuple[list[Series], list[str]]:
+    """(what is drawn, a sentence that names what lies beyond the end of a logarithmic axis, if anything does)."""
+    known = [point.y for each in series for point in each.points]
+    known += [level.value for level in _levels(sheet, quality)]
+    if not _logarithmic(quality, known):
+        return series, []
+    end = min(known) * 10**MOST_DECADES
+    beyond = [point for each in series for point in each.points if point.y > end]
+    if not beyond:
+        return series, []
+    kept = [
+        replace(each, points=points, line=each.line and len(points) > 1)
+        for each in series
+        if (points := tuple(point for point in each.points if point.y <= end))
+    ]
+    values = "; ".join(f"{point.label}: {sheet.names.figures.fixed(point.y, 0)}" for point in beyond)
+    return kept, [sheet.words.say("c_beyond", values=values)]
 
 
 def _point(sheet: Sheet, group: Group, value: Value, quality: Quality, x: float) -> Point:

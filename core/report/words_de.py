@@ -192,6 +192,7 @@ GERMAN = {
     "Balken sind ± ein Standardfehler.",
     "c_pairs": "{quality} vor (hohl) und nach dem Nachtraining; Balken sind ± ein Standardfehler.",
     "c_tradeoff": "{quality} nach der Decode-Geschwindigkeit (Batch {batch}, {device}).",
+    "c_beyond": "Jenseits der Achse: {values}.",
     "done_removed": "entfernt",
     "x_removed": "entfernter Anteil am ganzen Modell",
     "x_zeros": "auf null gesetzter Anteil am ganzen Modell",

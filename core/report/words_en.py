@@ -186,6 +186,7 @@ ENGLISH = {
     "one standard error.",
     "c_pairs": "{quality} before (hollow) and after recovery; bars are ± one standard error.",
     "c_tradeoff": "{quality} against decoding speed (batch {batch}, {device}).",
+    "c_beyond": "Beyond the axis: {values}.",
     "done_removed": "removed",
     "x_removed": "share of the whole model removed",
     "x_zeros": "share of the whole model set to zero",

@@ -193,6 +193,15 @@ def test_figures_hold_the_values_of_the_tables(everything: dict[str, str], repor
     assert [level.value for level in figure.levels] == [26.5]
 
 
+def test_a_broken_model_does_not_press_the_others_into_a_line(runs: Home, reports: Callable[[], Reports]) -> None:
+    ids = {"dense": runs.run("dense")}
+    for method, value in (("taylor", 40.0), ("l2", 800.0), ("l1", 5e9)):
+        ids[method] = runs.run(method, {"method": method, "ratio": 0.2}, perplexity=value)
+    (drawn,) = (each for each in report(reports, ids).figures() if each.label == "fig:cuts-1")
+    assert sorted(point.y for each in drawn.series for point in each.points) == [40.0, 800.0]
+    assert plain(drawn.caption).endswith("Beyond the axis: L1 norm 20\u00a0%: 5,000,000,000.")
+
+
 def test_every_run_and_every_protocol_stands_in_the_appendix(everything: dict[str, str], reported: Reports) -> None:
     document = report(reported, everything)
     traced = {row.cells[0].text: row for row in table(document, "tab:runs").rows}
