@@ -33,6 +33,8 @@ CHANCE = {
 """Accuracy of guessing where a run did not measure it on its documents (four choices in nearly all ARC questions)."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard errors."""
+MOST_DECADES = 3
+"""A logarithmic axis ends this far above its lowest value: one broken model would press all others into a line."""
 _LOWER_IS_BETTER = ("perplexity", "kl_", "loss", "milliseconds", "memory", "bytes", "nll", "macs", "bits_per_byte")
 _FRACTIONS = ("acc", "agreement", "exact_match", "f1")
 _UNITS = (

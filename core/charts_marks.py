@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_frames import Z95, Quality, at_order
+from core.charts_frames import MOST_DECADES, Z95, Quality, at_order
 from core.charts_style import delta_words, marker, measured, method_colour, palette, percent, safe, short
 from core.charts_words import detail_words, mapping, whole_protocol
 
@@ -165,8 +165,11 @@ def value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
     better = "lower is better" if quality.lower_is_better else "higher is better"
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if quality.lower_is_better and low > 0 and high / low > 8:
-        _logarithmic(chart, low, high)
-        subtitle(chart, f"{better}, logarithmic")
+        end = min(high, low * 10**MOST_DECADES)
+        _logarithmic(chart, low, high, end)
+        above = int((values > end).sum())
+        more = f"; {above} far above, a double click shows {'it' if above == 1 else 'them'}" if above else ""
+        subtitle(chart, f"{better}, logarithmic{more}")
         return
     subtitle(chart, better)
     spread = Z95 * rows["stderr"].fillna(0.0)
@@ -179,11 +182,11 @@ def value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
         horizontal(chart, quality.chance, "guessing", chart.layout.font.color, "dot")
 
 
-def _logarithmic(chart: go.Figure, low: float, high: float) -> None:
-    """A logarithmic value axis with ticks at 1, 2 and 5 of each decade, written out."""
+def _logarithmic(chart: go.Figure, low: float, high: float, end: float) -> None:
+    """A logarithmic value axis up to `end` with ticks at 1, 2 and 5 of each decade up to `high`, written out."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-    bounds = [math.log10(low) - 0.12, math.log10(high) + 0.12]
+    bounds = [math.log10(low) - 0.12, math.log10(end) + 0.12]
     chart.update_yaxes(type="log", range=bounds, tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from core.charts_frames import Quality
+from core.charts_frames import MOST_DECADES, Quality
 from core.report.document import Axis, Figure, Level, Point, Series
 from core.report.material import Group, Value
 from core.report.numbers import scale
@@ -14,8 +14,6 @@ from core.report.tables import Sheet
 
 LOG_FROM = 8
 """From this factor between the largest and the smallest perplexity on, the axis is logarithmic (as on Compare)."""
-MOST_DECADES = 3
-"""A logarithmic axis ends this far above its lowest value: one broken model would press all others into a line."""
 At = Callable[[Group], float]
 
 

@@ -169,11 +169,20 @@ def _page(total: int) -> int:
 
 
 def chosen_ids(service: Service, wanted: Wanted) -> list[str]:
-    """The runs named in the URL that are there; without any named, the newest that meet the conditions."""
+    """The runs named in the URL that are there; without any named, the newest own ones that meet the conditions.
+
+    Where there is no own pair, imported runs fill up, the earliest first: a study begins with what tells most.
+    """
     named = st.query_params.get_all("runs")
-    if not named:
+    if named:
+        return service.compare.known(named[: service.compare.most])
+    brought = service.travel.runs()
+    if not brought:
         return service.compare.ids(wanted, FIRST_CHOICE)
-    return service.compare.known(named[: service.compare.most])
+    found = service.compare.ids(wanted)
+    own = [run_id for run_id in found if run_id not in brought]
+    rest = [run_id for run_id in reversed(found) if run_id in brought]
+    return (own if len(own) > 1 else own + rest)[:FIRST_CHOICE]
 
 
 def _told(

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from core import charts
 from core.service import get_service
 from pages._parts import chart_box
+from pages._parts.compare_choose import FIRST_CHOICE
 
 MAIN = str(Path(__file__).resolve().parent.parent.parent / "pages" / "_main.py")
 TAYLOR = {"method": "taylor", "ratio": 0.3, "layers": [4, 25]}
@@ -74,6 +75,22 @@ def test_the_url_says_which_runs_are_compared(three: dict[str, str]) -> None:
     app = compare_page([three["taylor"], "20200101-000000-00000000-gone"])
     (cut,) = figures(app)
     assert run_ids(cut) == {three["dense"], three["taylor"]}  # the baseline comes along
+
+
+def test_imported_runs_are_compared_first_where_there_is_no_own_pair(service: Any, run_folder: Any) -> None:
+    reference = Path(__file__).resolve().parent.parent.parent / "studies" / "smollm2-reference.parquet"
+    brought = sorted(service.travel.take_in(reference).runs)
+    cut, *_ = figures(compare_page())
+    assert run_ids(cut) <= set(brought[:FIRST_CHOICE])  # a study begins with what tells most
+    own = run_folder("taylor", TAYLOR, values=(78.5, 0.57), removed=0.169)
+    assert own in compared(compare_page())
+    pair = {own, run_folder("dense")}
+    assert compared(compare_page()) == pair
+
+
+def compared(app: AppTest) -> set[str]:
+    """Run ids of all charts' marks."""
+    return set().union(*map(run_ids, figures(app)))
 
 
 def test_the_table_shows_differences_to_dense_with_95_percent_intervals(three: dict[str, str]) -> None:
