@@ -90,7 +90,8 @@ def _writing_seconds(work: Work, recovery: Recovery) -> float:
     rows = recovery.data.max_samples or GENERATED_DOCUMENTS
     batches = -(-rows // GENERATED_AT_ONCE[kind])
     step = GENERATED_STEP_S[kind] + pass_seconds(work, work.before, min(rows, GENERATED_AT_ONCE[kind]), recovery.cutoff)
-    return batches * recovery.cutoff * step
+    given = min(recovery.data.prompt_tokens, recovery.cutoff // 2)
+    return batches * (recovery.cutoff - given) * step
 
 
 # --- memory

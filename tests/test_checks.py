@@ -72,6 +72,7 @@ def test_an_unknown_family_lists_the_known_ones() -> None:
         ({"kind": "lora", "temperature": 4}, "temperature"),
         ({"kind": "distillation", "full_weights": True, "rank": 16}, "rank"),
         ({"kind": "lora", "data": {"corpus": "generated", "format": "chat"}}, "data.format"),
+        ({"kind": "distillation", "data": {"prompt_tokens": 128}}, "data.prompt_tokens"),
     ],
 )
 def test_what_stands_in_the_way_of_training_is_said_of_its_field(recovery: dict[str, Any], field: str) -> None:

@@ -19,13 +19,15 @@ from transformers.cache_utils import DynamicLayer
 
 from core.data import texts
 from core.device import info, resolve_dtype
+from core.errors import DataError
 from core.files import write_atomic
 from core.progress import Progress
 
 DOCUMENTS = 2048  # where nobody asks for a number
-PROMPT = 16  # tokens taken from a passage
-VERSION = "v4"
+VERSION = "v5"
 WAIT_S = 0.5
+_TRIES = 16  # passages drawn for each document, as some are too short
+_LETTERS_A_TOKEN = 12  # more than any text has
 _AT_ONCE = {"cpu": 16, "cuda": 1024}
 
 
@@ -36,16 +38,18 @@ def generated(
     fingerprint: str,
     documents: int,
     length: int,
+    prompt: int,
     seed: int,
     folder: Path,
     progress: Progress,
 ) -> list[list[int]]:
     """Token ids of documents of at most `length` tokens by the model; from `folder` if it wrote them before.
 
+    Each begins with `prompt` tokens of a passage, half of `length` at most. DataError where no passage has that many.
     The same model, number format, seed and number of rows at once give the same text on the same device. Of several
     runs that want the same text one writes it. What was written before a kill is not written again.
     """
-    prompts = _prompts(tokenizer, documents, seed)
+    prompts = _prompts(tokenizer, documents, min(prompt, max(1, length // 2)), seed)
     dtype = _dtype(model)
     at_once = _rows(model, dtype, length)
     told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
@@ -92,6 +96,7 @@ def _written(
 ) -> list[list[int]]:
     """Documents for all prompts; on from the whole batches that `part` holds, where each is kept when it is written."""
     made: list[list[int]] = json.loads(part.read_text(encoding="utf-8")) if part.is_file() else []
+    given = len(prompts[0])
     documents, ends = len(prompts), _ends(model, tokenizer)
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, *sorted(ends))
     devices = [model.device] if model.device.type == "cuda" else []
@@ -103,7 +108,7 @@ def _written(
             some = torch.tensor(prompts[start : start + at_once], device=model.device)
 
             def step(ids: torch.Tensor, _scores: Any, start: int = start, **_: Any) -> torch.Tensor:
-                progress(start + len(ids) * (ids.shape[1] - PROMPT) / length, documents, "documents")
+                progress(start + len(ids) * (ids.shape[1] - given) / length, documents, "documents")
                 return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
             with torch.inference_mode():
@@ -114,13 +119,13 @@ def _written(
                     temperature=1.0,
                     top_k=0,
                     top_p=1.0,
-                    max_new_tokens=max(1, length - PROMPT),
+                    max_new_tokens=max(1, length - given),
                     eos_token_id=sorted(ends) or None,
                     pad_token_id=next((each for each in pads if each is not None), None),
                     stopping_criteria=[step],
-                    **_cache(model, max(length, PROMPT + 1)),
+                    **_cache(model, max(length, given + 1)),
                 )
-            made += [_cut(row, ends) for row in answers.tolist()]
+            made += [_cut(row, ends, given) for row in answers.tolist()]
             write_atomic(part, json.dumps(made))
     progress(documents, documents, "documents")
     return made
@@ -192,20 +197,27 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     return {int(each) for each in (*several, tokenizer.eos_token_id) if each is not None}
 
 
-def _prompts(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
+def _prompts(tokenizer: Any, count: int, length: int, seed: int) -> list[list[int]]:
     """First tokens of passages that calibration and recovery may read, drawn with the seed."""
     passages = [
         text for name, found in texts.passage_documents().items() if not texts.is_held_out(name) for text in found
     ]
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randint(len(passages), (4 * count,), generator=generator).tolist()
+    order = torch.randint(len(passages), (_TRIES * count,), generator=generator).tolist()
+    known: dict[int, list[int]] = {}
     starts: list[list[int]] = []
     for each in order:
-        ids = tokenizer(passages[each][: 12 * PROMPT], add_special_tokens=False)["input_ids"][:PROMPT]
-        if len(ids) == PROMPT:
-            starts.append(ids)
+        if each not in known:
+            text = passages[each][: _LETTERS_A_TOKEN * length]
+            known[each] = tokenizer(text, add_special_tokens=False)["input_ids"][:length]
+        if len(known[each]) == length:
+            starts.append(known[each])
         if len(starts) == count:
             break
+    if not starts:
+        raise DataError(
+            f"No passage has {length} tokens to begin a document with.", "Lower recovery.data.prompt_tokens."
+        )
     return starts
 
 
@@ -225,6 +237,6 @@ def _rows(model: Any, dtype: torch.dtype, length: int) -> int:
     return 1 << (max(1, min(_AT_ONCE[kind], fits)).bit_length() - 1)
 
 
-def _cut(ids: Sequence[int], ends: Set[int]) -> list[int]:
-    """Up to the end token, if the model wrote one."""
-    return list(ids[: next((place for place in range(PROMPT, len(ids)) if ids[place] in ends), len(ids))])
+def _cut(ids: Sequence[int], ends: Set[int], given: int) -> list[int]:
+    """Up to the end token, if the model wrote one behind the tokens it was given."""
+    return list(ids[: next((place for place in range(given, len(ids)) if ids[place] in ends), len(ids))])

@@ -145,6 +145,7 @@ def _material(
             fingerprint=fingerprint,
             documents=choice.data.max_samples or DOCUMENTS,
             length=choice.cutoff,
+            prompt=choice.data.prompt_tokens,
             seed=seed,
             folder=cache / "generated",
             progress=progress("write text"),

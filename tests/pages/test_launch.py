@@ -210,9 +210,11 @@ def test_only_the_fields_of_the_kind_are_drawn_and_count() -> None:
 
 
 def test_every_field_of_the_schema_stands_on_the_form() -> None:
-    app = with_recovery("distillation", data="file", format="text")
-    drawn = [*app.number_input, *app.checkbox, *app.segmented_control, *app.selectbox, *app.text_input]
-    keys = {str(widget.key).removeprefix("launch_recovery_") for widget in drawn}
+    keys: set[str] = set()
+    for data in ("file", "generated"):
+        app = with_recovery("distillation", data=data, format="text")
+        drawn = [*app.number_input, *app.checkbox, *app.segmented_control, *app.selectbox, *app.text_input]
+        keys |= {str(widget.key).removeprefix("launch_recovery_") for widget in drawn}
     assert {*Recovery.model_fields, *RecoveryData.model_fields} - {"kind", "corpus"} <= keys
     assert {"launch_recovery", "data"} <= keys  # the kind, and the corpus or that it is a file
 
@@ -223,7 +225,12 @@ def test_every_field_of_the_schema_stands_on_the_form() -> None:
         None,
         {"kind": "lora", "data": {"path": "/data/rows.jsonl", "format": "chat", "max_samples": 50}, "rank": 4},
         {"kind": "lora", "data": {"corpus": "someone/chats", "format": "chat"}, "micro_batch": 2, "max_minutes": 10},
-        {"kind": "distillation", "data": {"corpus": "generated"}, "temperature": 1.0, "epochs": 1},
+        {
+            "kind": "distillation",
+            "data": {"corpus": "generated", "prompt_tokens": 128},
+            "temperature": 1.0,
+            "epochs": 1,
+        },
         {"kind": "distillation", "full_weights": True, "hidden_mix": 0.5, "alpha": 16},
     ],
 )

@@ -7,10 +7,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from core.errors import Cancelled
+from core.errors import Cancelled, DataError
 from core.recovery import generated as module
-from core.recovery.generated import PROMPT, generated
+from core.recovery.generated import generated
 from tests.conftest import TINY_FAMILIES
+
+PROMPT = 8
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +24,8 @@ def passages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(model: Any, tokenizer: Any, folder: Path, **changes: Any) -> list[list[int]]:
-    how = {"fingerprint": "f", "documents": 6, "length": 24, "seed": 3, "progress": lambda *_: None, **changes}
-    return generated(model, tokenizer, folder=folder, **how)
+    how = {"fingerprint": "f", "documents": 6, "length": 24, "prompt": PROMPT, "seed": 3, **changes}
+    return generated(model, tokenizer, folder=folder, **{"progress": lambda *_: None, **how})
 
 
 def test_the_same_seed_writes_the_same_text_and_another_seed_another(
@@ -42,6 +44,22 @@ def test_it_begins_with_passages_that_are_not_held_out(tiny_llama: Any, tiny_tok
     tokenizer = tiny_tokenizer()
     starts = {tokenizer.decode(each[:PROMPT]).replace(" ", "") for each in write(tiny_llama(), tokenizer, tmp_path)}
     assert starts <= {("abcdefghij" * 2)[:PROMPT], ("klmnopqrst" * 2)[:PROMPT]}
+
+
+def test_a_longer_beginning_leaves_less_to_write_and_ends_at_half_a_document(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    for asked, given in ((11, 11), (500, 12)):
+        steps: list[float] = []
+        made = write(
+            model, tokenizer, tmp_path, prompt=asked, progress=lambda done, *_, steps=steps: steps.append(done)
+        )
+        starts = {tokenizer.decode(each[:given]).replace(" ", "") for each in made}
+        assert starts <= {("abcdefghij" * 2)[:given], ("klmnopqrst" * 2)[:given]}
+        assert len({tuple(each[: given + 1]) for each in made}) > 2  # from there on the model writes
+    with pytest.raises(DataError, match="No passage has 300 tokens"):
+        write(model, tokenizer, tmp_path, prompt=300, length=1000)
 
 
 def test_what_was_written_is_kept_and_read_again(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -72,8 +90,8 @@ def test_whatever_decides_the_text_has_a_file_of_its_own(
 
 def test_a_document_ends_where_the_model_ends_it(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     """By the tokenizer's end token or any that the model's settings name, and without the padding behind it."""
-    assert module._cut([*range(10, 10 + PROMPT), 5, 2, 7], {2}) == [*range(10, 10 + PROMPT), 5]
-    assert module._cut([2, *range(10, 10 + PROMPT), 5], set()) == [2, *range(10, 10 + PROMPT), 5]
+    assert module._cut([*range(10, 10 + PROMPT), 5, 2, 7], {2}, PROMPT) == [*range(10, 10 + PROMPT), 5]
+    assert module._cut([2, *range(10, 10 + PROMPT), 5], {2}, PROMPT) == [2, *range(10, 10 + PROMPT), 5]
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     ends = range(4, 50)
     model.generation_config.eos_token_id = list(ends)
