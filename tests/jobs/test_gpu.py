@@ -36,8 +36,8 @@ def at_work(run: RunDirectory) -> bool:
     return any(event["kind"] == "progress" and event["unit"] == "windows" for event in run.events())
 
 
-def held_by(pid: int) -> int:
-    found = nvml_handle(GPU)
+def held_by(pid: int, device: str = GPU) -> int:
+    found = nvml_handle(device)
     assert found is not None
     nvml, handle = found
     running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
@@ -82,3 +82,30 @@ def test_a_killed_run_leaves_the_gpu_and_goes_on(boss: Supervisor, experiment: A
     until(lambda: run.status().state.finished)
     assert run.status().state is State.COMPLETE
     assert run.status().attempt == 2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_two_gpus_work_side_by_side_and_a_third_run_takes_the_one_that_is_freed(
+    boss: Supervisor, experiment: Any, run_of: Any, until: Any
+) -> None:
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    runs = [run_of(experiment(slow=True, device="auto")) for _ in devices]
+    following = run_of(experiment(device="auto"))
+    for run in (*runs, following):
+        boss.enqueue(run.id)
+    until(lambda: all(at_work(run) for run in runs))
+    places = {run.id: run.status().place for run in runs}
+    assert sorted(map(str, places.values())) == devices  # one run at a time on each
+    assert following.status().state is State.WAITING
+    for run in runs:  # each holds memory of its own device alone
+        held = {device: held_by(run.status().pid, device) for device in devices}
+        assert held.pop(str(places[run.id])) > CONTEXT
+        assert not any(held.values())
+    last = runs[-1]
+    boss.cancel(last.id)
+    until(lambda: following.status().state.finished)
+    assert last.status().state is State.CANCELLED
+    assert following.status().state is State.COMPLETE
+    assert (following.results() or {})["environment"]["device_name"] == torch.cuda.get_device_name(0)
+    until(lambda: all(run.status().state.finished for run in runs))
+    assert [run.status().state for run in runs[:-1]] == [State.COMPLETE] * (len(runs) - 1)
