@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 MOST = 4
 """Answers that compute at the same time."""
 TRIAL_S, TRIAL_TOKENS = 0.6, 24
-"""A way of decoding is known once it was tried for so long and for so many tokens."""
+"""A way of decoding is known once it was tried for so long and for so many tokens, behind its first turn."""
 TURN_S = 0.15
 """While both ways are tried they take turns of this length: load from elsewhere meets both."""
 WORTH = 1.05
@@ -67,10 +67,22 @@ class Shares:
 
 @dataclass
 class Rate:
-    """Tokens of all answers together, and the seconds they took."""
+    """Tokens of all answers together, and the seconds they took, but for the first turn.
+
+    The first steps load kernels and make streams: counted, they would speak against the way that is tried first.
+    """
 
     tokens: int = 0
     seconds: float = 0.0
+    warming: float = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """A round made so many tokens in so many seconds."""
+        if self.warming < TURN_S:
+            self.warming += seconds
+            return
+        self.tokens += tokens
+        self.seconds += seconds
 
     @property
     def known(self) -> bool:
@@ -124,9 +136,7 @@ class Ways:
         trial = self._trials.get(models)
         if trial is None or trial.decided:
             return
-        rate = trial.together if together else trial.turns
-        rate.tokens += tokens
-        rate.seconds += seconds
+        (trial.together if together else trial.turns).add(tokens, seconds)
         trial.tried += seconds
 
     def trial(self, models: frozenset[str]) -> Trial | None:

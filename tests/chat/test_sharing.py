@@ -90,6 +90,14 @@ def test_a_gpu_decodes_together_only_where_that_was_measured_to_be_faster_in_sum
     assert not level.at_once(BOTH)  # shares are exact in turn: a little more is not worth them
 
 
+def test_the_first_steps_of_a_way_which_load_kernels_do_not_count() -> None:
+    ways = Ways("cuda:0")
+    for seconds in (2.0, 1.0):  # in turn, then together: the one that is tried first is the coldest
+        ways.note(BOTH, 1, seconds, together=ways.at_once(BOTH))
+    measured(ways, 120, 100)
+    assert not ways.at_once(BOTH)
+
+
 def test_each_set_of_models_is_measured_for_itself_and_long_enough() -> None:
     ways = Ways("cuda:0")
     measured(ways, 100, 150)
