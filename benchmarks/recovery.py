@@ -27,6 +27,7 @@ TAYLOR = {"method": "taylor", "ratio": 0.4, "layers": [4, 25], "round_to": 1}
 OBS = {"method": "obs", "ratio": 0.222, "target": "model", "allocation": "measured", "reconstruct": True}
 CUTS = {"obs": OBS, "taylor": TAYLOR}
 WRITTEN = {"corpus": "generated", "max_samples": 12288}
+PROMPTED = {"corpus": "generated", "max_samples": 24576, "prompt_tokens": 128}
 LONG = {"cutoff": 512, "epochs": 1000, "data": WRITTEN}
 DISTILLED = {"kind": "distillation", "temperature": 1.0, "loss_mix": 1.0, **LONG}
 FULL = {**DISTILLED, "full_weights": True, "learning_rate": 5e-4}
@@ -34,8 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distil": FULL,
     "lora": {**LONG, "kind": "lora", "learning_rate": 1e-3},
     "distil, 2e-4": {**FULL, "learning_rate": 2e-4},
-    "distil, prompted": {**FULL, "data": {**WRITTEN, "prompt_tokens": 128}},
-    "distil, prompted, 2e-4": {**FULL, "learning_rate": 2e-4, "data": {**WRITTEN, "prompt_tokens": 128}},
+    "distil, prompted": {**FULL, "data": PROMPTED},
+    "distil, prompted, 2e-4": {**FULL, "learning_rate": 2e-4, "data": PROMPTED},
     "distil, passages, KL": {**FULL, "learning_rate": 2e-4, "epochs": 10, "data": {}},
     "distil, passages": {**FULL, "learning_rate": 2e-4, "loss_mix": 0.5, "epochs": 10, "data": {}},
     "distil, small batch": {**FULL, "batch_size": 32},

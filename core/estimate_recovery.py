@@ -20,7 +20,7 @@ SAMPLE_TOKENS = 107
 ALPACA_ROWS = 51_760
 BYTES_A_TOKEN = {"text": 4.3, "instructions": 3.9, "chat": 3.9}
 GENERATED_DOCUMENTS = 2048  # core/recovery/generated.py
-GENERATED_AT_ONCE = {"cpu": 16, "cuda": 1024}
+GENERATED_AT_ONCE = {"cpu": 16, "cuda": 2048}
 GENERATED_STEP_S = {"cpu": 0.0, "cuda": 0.03}
 """What launching the kernels of one written token takes."""
 VALIDATIONS = 12  # core/recovery/watching.py: one before, ten on the way, one at the end

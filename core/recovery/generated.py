@@ -28,7 +28,7 @@ VERSION = "v5"
 WAIT_S = 0.5
 _TRIES = 16  # passages drawn for each document, as some are too short
 _LETTERS_A_TOKEN = 12  # more than any text has
-_AT_ONCE = {"cpu": 16, "cuda": 1024}
+_AT_ONCE = {"cpu": 16, "cuda": 2048}
 
 
 def generated(
