@@ -12,7 +12,7 @@ from core.report.document import Block, Items, Paragraph, Ref, Text
 from core.report.facts import contrast, front, named
 from core.report.material import Group, Numbers
 from core.report.protocol import limits_of_tasks
-from core.report.tables import Sheet, best_of, blocks, gain_interval
+from core.report.tables import Sheet, best_of, blocks, gain_interval, seed_count
 from core.report.trace import environments
 
 RANDOM = ("random", "random_weights", "random_layers")
@@ -139,7 +139,7 @@ def _limits(sheet: Sheet, refs: dict[str, str]) -> list[Text]:
     fill, figures = sheet.words.fill, sheet.names.figures
     found: list[Text] = []
     drawn = [group for group in sheet.numbers.groups if _by_chance(sheet, group)]
-    single = [group for group in drawn if len(group.runs) == 1]
+    single = [group for group in drawn if seed_count(sheet, group) == 1]
     if single:
         labels = named(sheet, [sheet.names.label(group) for group in single])
         found.append(fill("l_one_seed", count=str(len(single)), all=str(len(drawn)), labels=labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,10 @@ class Names:
         self._varying = _varying(groups)
         self._dtypes = {str(group.settings.get("model.dtype")) for group in groups}
         self._devices: dict[tuple[Any, ...], set[str]] = {}
+        self._alike: Counter[str] = Counter()
         for group in groups:
             self._devices.setdefault(group.size, set()).add(str(group.settings.get("device")))
+            self._alike[_elsewhere(group)] += 1
         protocols: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         for row in material.points.drop_duplicates("quality").itertuples():
             known = protocols.setdefault((str(row.task), str(row.metric)), {})
@@ -119,6 +122,8 @@ class Names:
         unsaid = [*_PLAIN, *_SIZES, *left_out]
         if len(self._devices[group.size]) < 2:  # speeds of each device stand in tables of their own
             unsaid.append("device")
+        if self._alike[_elsewhere(group)] < 2:
+            unsaid.append("model.dtype")
         varying = [name for name in self._varying.get(group.method, ()) if name not in unsaid]
         said = [self._setting(name, group.settings.get(name)) for name in varying if name != "recovery"]
         recovery = group.settings.get("recovery")
@@ -266,6 +271,12 @@ def differing(protocols: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) ->
     if len({canonical(each) for each in alike}) > 1:
         told += [name for name in _COUNTS if name in found and name not in told]
     return told
+
+
+def _elsewhere(group: Group) -> str:
+    """Equal for groups that differ in nothing but number format and device."""
+    rest = {name: value for name, value in group.settings.items() if name not in ("model.dtype", "device")}
+    return canonical([group.family, rest])
 
 
 def short_model(name: str) -> str:

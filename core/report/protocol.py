@@ -16,7 +16,7 @@ from core.report.bibliography import KNOWN, references_of
 from core.report.document import Block, Cite, Inline, Items, Paragraph, Text
 from core.report.material import Group
 from core.report.names import TASKS, file_of, setting_words
-from core.report.tables import SPEED_METRICS, Sheet, protocol_of
+from core.report.tables import SPEED_METRICS, Sheet, protocol_of, seed_count
 from core.report.trace import protocol_ids
 
 _LORA_ONLY = ("rank", "alpha", "dropout", "target_modules")
@@ -49,10 +49,13 @@ def _cut(sheet: Sheet) -> list[Group]:
 
 
 def _models(sheet: Sheet) -> list[Text]:
+    """Each model once, with the number formats that it was measured in."""
     found: dict[str, Text] = {}
     figures = sheet.names.figures
+    dtypes: dict[str, list[str]] = {}
     for _, row in sheet.material.runs.iterrows():
-        key = canonical([str(row["model"]), str(row["fingerprint"]), str(row["dtype"])])
+        key = canonical([str(row["model"]), str(row["fingerprint"])])
+        dtypes[key] = list(dict.fromkeys([*dtypes.get(key, []), str(row["dtype"])]))
         environment = mapping(sheet.material.results.get(str(row["id"]), {}).get("environment"))
         revision = mapping(environment.get("model")).get("revision")
         layers, parameters = row["model_layers"], row["params_before"]
@@ -63,7 +66,7 @@ def _models(sheet: Sheet) -> list[Text]:
             parameters=figures.integer(math.nan if pd.isna(parameters) else float(parameters)),
             revision=sheet.words.say("m_revision", value=revision) if revision else "",
             fingerprint="–" if pd.isna(row["fingerprint"]) else str(row["fingerprint"])[:16],
-            dtype=str(row["dtype"]),
+            dtype=sheet.words.listing(sorted(dtypes[key])),
         )
     return list(found.values())
 
@@ -138,7 +141,7 @@ def _extras(sheet: Sheet) -> list[Text]:
         found.append(sheet.words.fill("m_allocation_owl", cite=Cite((KNOWN["owl"].key,))))
     if any(group.settings.get("pruning.reconstruct") for group in groups):
         found.append(sheet.words.fill("m_reconstruct"))
-    counts = sorted({len(group.runs) for group in sheet.numbers.groups} - {1})
+    counts = sorted({seed_count(sheet, group) for group in sheet.numbers.groups} - {1})
     if counts:
         numbers = sheet.words.listing([str(count) for count in counts])
         found.append(sheet.words.fill("m_seeds", counts=numbers))
@@ -155,8 +158,9 @@ def _recoveries(sheet: Sheet) -> list[Text]:
         kind, data = str(own.pop("kind")), own.pop("data") or {}
         unused = _DISTILLATION_ONLY if kind == "lora" else _LORA_ONLY if own.get("full_weights") else ()
         said = [f"{file_of(str(data.get('path') or data.get('corpus') or 'passages'))} ({data.get('format')})"]
+        told = ("path", "corpus", "format", *(() if data.get("corpus") == "generated" else ("prompt_tokens",)))
         said += [setting_words(name, value, sheet.names.figures) for name, value in data.items()
-                 if name not in ("path", "corpus", "format") and value is not None]  # fmt: skip
+                 if name not in told and value is not None]  # fmt: skip
         said += [setting_words(name, value, sheet.names.figures) for name, value in own.items()
                  if name not in unused and value is not None and value is not False]  # fmt: skip
         cite = Cite((KNOWN[kind].key,))

@@ -87,7 +87,7 @@ def family_table(sheet: Sheet, family: Family, chosen: Sequence[Quality], label:
 
 def _size_columns(sheet: Sheet, family: Family, groups: Sequence[Group]) -> list[Column]:
     say = sheet.words.say
-    columns = [Column(say("seeds"))] if any(len(group.runs) > 1 for group in groups) else []
+    columns = [Column(say("seeds"))] if any(seeds_text(sheet, group) for group in groups) else []
     if family not in ("dense", "quantised"):
         columns.append(Column(say("zeros" if family == "mask" else "removed"), "%"))
     if family in ("dense", "quantised", "cut", "depth"):
@@ -99,7 +99,7 @@ def _size_columns(sheet: Sheet, family: Family, groups: Sequence[Group]) -> list
 
 def _size_cells(sheet: Sheet, family: Family, group: Group, groups: Sequence[Group]) -> list[Cell]:
     fixed = sheet.names.figures.fixed
-    cells = [Cell(seeds_text(sheet, group))] if any(len(each.runs) > 1 for each in groups) else []
+    cells = [Cell(seeds_text(sheet, group))] if any(seeds_text(sheet, each) for each in groups) else []
     if family not in ("dense", "quantised"):
         cells.append(Cell(fixed(100 * group.removed, 1)))
     if family in ("dense", "quantised", "cut", "depth"):
@@ -111,8 +111,13 @@ def _size_cells(sheet: Sheet, family: Family, group: Group, groups: Sequence[Gro
 
 def seeds_text(sheet: Sheet, group: Group) -> str:
     """How many seeds a row is the mean of; '' for one."""
-    count = len({seeds_of(sheet.material.experiments[run]) for run in group.runs})
+    count = seed_count(sheet, group)
     return str(count) if count > 1 else ""
+
+
+def seed_count(sheet: Sheet, group: Group) -> int:
+    """Different seeds among a group's runs: one model may have been judged, and timed, in runs of their own."""
+    return len({seeds_of(sheet.material.experiments[run]) for run in group.runs})
 
 
 def _name(sheet: Sheet, group: Group) -> str:
@@ -176,7 +181,7 @@ def recovery_table(sheet: Sheet, quality: Quality, label: str) -> Table | None:
     ]
     if not known:
         return None
-    several = any(len(group.runs) > 1 for group, _ in known)
+    several = any(seeds_text(sheet, group) for group, _ in known)
     columns = [
         Column(say("method"), numeric=False),
         *([Column(say("seeds"))] if several else []),

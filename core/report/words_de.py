@@ -133,7 +133,7 @@ GERMAN = {
     "m_seeds": "Läufe, die sich nur im Seed unterscheiden, sind eine Zeile: Mittelwert über {counts} Seeds, ± "
     "Standardfehler über die Seeds (s/√n). Zeilen ohne Zahl der Seeds sind einzelne Läufe, ± Standardfehler des "
     "Wertes selbst.",
-    "m_no_seeds": "Jede Zeile ist ein einzelner Lauf; ± ist der Standardfehler des Wertes selbst.",
+    "m_no_seeds": "Jeder Wert stammt aus einem einzelnen Lauf; ± ist der Standardfehler des Wertes selbst.",
     "m_lora": "Nachtraining durch LoRA{cite}: {settings}.",
     "m_distillation": "Nachtraining durch Destillation aus dem dichten Modell{cite}: {settings}.",
     "m_perplexity": "Die Perplexität wurde auf {corpus}{split} gemessen, in Fenstern von {window} Token ohne "
@@ -250,8 +250,7 @@ GERMAN = {
     "d_closest": "Am nächsten am dichten Modell in {quality} ist unter den echten Schnitten, die mindestens {share} "
     "des Modells entfernen: {label}, {value} (dicht {dense}).",
     "d_limits": "Was diese Zahlen begrenzt:",
-    "l_one_seed": "{count} von {all} Zeilen sind einzelne Läufe von Methoden, bei denen der Seed entscheidet: "
-    "{labels}.",
+    "l_one_seed": "{count} von {all} Zeilen haben nur einen Seed, bei Methoden, in denen er entscheidet: {labels}.",
     "l_limit": "Aufgaben wurden nur auf den ersten {n} Dokumenten bewertet: etwa ±{points} Punkte bei 95 %.",
     "l_mixed": "{quality} wurde auf {count} Arten gemessen; Werte verschiedener Arten stehen getrennt und werden "
     "nie voneinander abgezogen.",

@@ -131,7 +131,7 @@ ENGLISH = {
     "m_seeds": "Runs that differ in their seeds only are one row: the mean over {counts} seeds, ± its standard "
     "error over seeds (sd/√n). Rows without a number of seeds are single runs, ± the standard error of the value "
     "itself.",
-    "m_no_seeds": "Every row is a single run; ± is the standard error of the value itself.",
+    "m_no_seeds": "Every value is of a single run; ± is the standard error of the value itself.",
     "m_lora": "Recovery by LoRA{cite}: {settings}.",
     "m_distillation": "Recovery by distillation from the dense model{cite}: {settings}.",
     "m_perplexity": "Perplexity was measured on {corpus}{split}, in windows of {window} tokens that do not overlap "
@@ -243,7 +243,7 @@ ENGLISH = {
     "d_closest": "Nearest to dense in {quality} among real cuts that remove at least {share} of the model: {label}, "
     "{value} (dense {dense}).",
     "d_limits": "What limits these numbers:",
-    "l_one_seed": "{count} of {all} rows are single runs of methods in which the seed decides: {labels}.",
+    "l_one_seed": "{count} of {all} rows are of one seed, of methods in which the seed decides: {labels}.",
     "l_limit": "Tasks were scored on the first {n} documents only: about ±{points} points at 95 %.",
     "l_mixed": "{quality} was measured in {count} ways; values of different ways stand apart and are never subtracted.",
     "l_leak": "Rows with † were judged on text that calibration or recovery read, or of the same origin: {labels}.",

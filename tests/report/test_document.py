@@ -177,9 +177,11 @@ def test_runs_that_timed_a_method_elsewhere_take_no_row_from_those_that_judged_i
     assert {name.removeprefix(size) for name in found} == {"FLAP", "Taylor (LLM-Pruner)", "L2 norm"}
     perplexities = {cells["Perplexity (wikitext2)"] for cells in found.values()}
     assert perplexities == {"*91.00 ± 0.50 ▼*", "140.0 ± 0.5 ▼", "1,118 ± 0 ▼"}
+    assert not any("Seeds" in cells for cells in found.values())  # two runs of one seed are no two seeds
     drifts = {name for cells in found.values() for name in cells if "KL" in name}
     assert drifts == {"KL from dense (wikitext2) [nats]"}  # as most rows have it
     said = " ".join(sentences(document)).replace("\u00a0", " ")
+    assert "the mean over" not in said
     assert "is lowest with FLAP: 91.00 ± 0.50; next is Taylor (LLM-Pruner): 140.0 ± 0.5" in said
 
 
@@ -224,7 +226,7 @@ def test_the_methods_section_says_what_the_stored_protocols_say(runs: Home, repo
     assert "with 5 examples was measured by lm-eval 9.9.9 on PIQA" in said
     assert "on all documents, each question in the chat template" in said
     assert "Perplexity was measured" not in said
-    assert "Every row is a single run" in said
+    assert "Every value is of a single run" in said
 
 
 def test_intervals_of_few_seeds_are_students_and_welchs(everything: dict[str, str], reported: Reports) -> None:
@@ -365,7 +367,7 @@ def test_the_limits_name_rows_of_one_seed_small_limits_and_leakage(runs: Home, r
     metrics[0]["details"] = {"leakage": "calibrated on the judged text"}
     ids = {"dense": runs.run("dense"), "a": runs.run(HOSTILE, {"method": "taylor", "ratio": 0.2}, metrics=metrics)}
     said = " ".join(sentences(report(reports, ids)))
-    assert "1 of 1 rows are single runs of methods in which the seed decides: Taylor (LLM-Pruner) 20\u00a0%." in said
+    assert "1 of 1 rows are of one seed, of methods in which the seed decides: Taylor (LLM-Pruner) 20\u00a0%." in said
     assert "on the first 200 documents only: about ±7 points" in said
     assert "Rows with † were judged on text that calibration" in said
 
