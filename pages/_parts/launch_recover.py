@@ -163,7 +163,14 @@ def _more(fields: frozenset[str], says: Says) -> None:
             _number("max_samples", "At most, samples", 1, None, step=1, empty="all", about="recovery.data.max_samples")
         says.place("recovery.cutoff", "recovery.validation", "recovery.data.max_samples")
         if st.session_state["launch_recovery_data"] == "generated":
-            _number("prompt_tokens", "Begin with, tokens", 1, None, step=1, about="recovery.data.prompt_tokens")
+            _number(
+                "prompt_tokens",
+                "Written text begins with, tokens of a passage",
+                1,
+                None,
+                step=1,
+                about="recovery.data.prompt_tokens",
+            )
             says.place("recovery.data.prompt_tokens")
 
 
