@@ -63,8 +63,7 @@ def _recovery(experiment: Experiment, architecture: Architecture) -> Iterator[Pr
             "The method narrows the stream itself, so its hidden states cannot be held against the dense ones.",
             "Set recovery.hidden_mix: 0, or choose another method.",
         )
-    usual = type(recovery.data).model_fields["prompt_tokens"].default
-    if recovery.data.corpus != "generated" and recovery.data.prompt_tokens != usual:
+    if recovery.data.corpus != "generated" and recovery.data.prompt_tokens is not None:
         what = "Only generated text begins with a passage."
         yield Problem("recovery.data.prompt_tokens", what, "Leave it out.")
     if recovery.data.corpus == "generated" and recovery.data.format != "text":

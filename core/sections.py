@@ -237,11 +237,11 @@ class RecoveryData(Section):
         "text", description="Rows of instruction/input/output, chat messages, or plain text."
     )
     max_samples: int | None = Field(None, ge=1, le=MANY, description="Use at most this many rows; empty is all.")
-    prompt_tokens: int = Field(
-        16,
+    prompt_tokens: int | None = Field(
+        None,
         ge=1,
         le=MANY,
-        description="Of `generated`: tokens of a passage that each document begins with, at most half of cutoff. More keeps the text nearer to what people wrote.",
+        description="Of `generated`: tokens of a passage that each document begins with, at most half of cutoff; empty is 16. More keeps the text nearer to what people wrote.",
     )
 
 

@@ -23,7 +23,7 @@ from core.errors import DataError
 from core.files import write_atomic
 from core.progress import Progress
 
-DOCUMENTS = 2048  # where nobody asks for a number
+DOCUMENTS, PROMPT = 2048, 16  # documents, and tokens of a passage that each begins with, where nobody asks for others
 VERSION = "v5"
 WAIT_S = 0.5
 _TRIES = 16  # passages drawn for each document, as some are too short

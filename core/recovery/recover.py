@@ -19,7 +19,7 @@ from core.models.loading import load_directory
 from core.models.saving import save, verify
 from core.progress import Progress, while_it_lasts
 from core.recovery.distillation import Objective
-from core.recovery.generated import DOCUMENTS, generated
+from core.recovery.generated import DOCUMENTS, PROMPT, generated
 from core.recovery.lora import PARTS, attach, linear_names, merge
 from core.recovery.samples import GENERATED, Material, material
 from core.recovery.training import Trained, train
@@ -145,7 +145,7 @@ def _material(
             fingerprint=fingerprint,
             documents=choice.data.max_samples or DOCUMENTS,
             length=choice.cutoff,
-            prompt=choice.data.prompt_tokens,
+            prompt=choice.data.prompt_tokens or PROMPT,
             seed=seed,
             folder=cache / "generated",
             progress=progress("write text"),

@@ -49,7 +49,7 @@ def _wins(sheet: Sheet, quality: Quality) -> list[Text]:
         for block in blocks(sheet.numbers.of(family)):
             best = best_of(sheet.numbers, block, quality)
             compared += bool(best)
-            counts.update({sheet.names.short(group, in_block=True) for group in best})
+            counts.update({sheet.names.in_block(group) for group in best})
     if compared < 2:
         return []
     said = [sheet.words.say("d_win", method=name, count=count) for name, count in counts.most_common()]

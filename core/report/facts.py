@@ -116,7 +116,7 @@ def family_facts(sheet: Sheet, family: Family, chosen: Sequence[Quality]) -> lis
 def _only(sheet: Sheet, group: Group, chosen: Sequence[Quality]) -> list[Text]:
     """What the only row of a block came to."""
     values = _values(sheet, group, chosen)
-    names = {"size": sheet.names.size(group), "best": sheet.names.short(group, in_block=True)}
+    names = {"size": sheet.names.size(group), "best": sheet.names.in_block(group)}
     return [sheet.words.fill("s_only", **names, values="; ".join(values))] if values else []
 
 
@@ -139,14 +139,14 @@ def _block_sentences(sheet: Sheet, block: Sequence[Group], quality: Quality) -> 
     (value, best), rest = known[0], known[1:]
     if not rest:
         value_words = f"{names.in_sentence(quality)} {_value(sheet, value, quality)}"
-        return [say("s_only", size=size, best=names.short(best, in_block=True), values=value_words)]
+        return [say("s_only", size=size, best=names.in_block(best), values=value_words)]
     key = "s_best_low" if lower else "s_best_high"
-    text = say(key, size=size, quality=name, best=names.short(best, in_block=True), value=_value(sheet, value, quality))
-    text += say("s_next", second=names.short(rest[0][1], in_block=True), value=_value(sheet, rest[0][0], quality))
+    text = say(key, size=size, quality=name, best=names.in_block(best), value=_value(sheet, value, quality))
+    text += say("s_next", second=names.in_block(rest[0][1]), value=_value(sheet, rest[0][0], quality))
     if len(rest) > 1:
         last, worst = rest[-1]
         key = "s_worst_high" if lower else "s_worst_low"
-        text += say(key, worst=names.short(worst, in_block=True), value=_value(sheet, last, quality))
+        text += say(key, worst=names.in_block(worst), value=_value(sheet, last, quality))
     return [f"{text}.", *contrast_sentence(sheet, best, rest[0][1], quality)]
 
 
@@ -156,7 +156,7 @@ def contrast_sentence(sheet: Sheet, first: Group, second: Group, quality: Qualit
     if found is None:
         return []
     say, figures = sheet.words.say, sheet.names.figures
-    both = {which: sheet.names.short(each, in_block=True) for which, each in (("best", first), ("second", second))}
+    both = {which: sheet.names.in_block(each) for which, each in (("best", first), ("second", second))}
     verdict = say(f"{'s_not' if found.clear else 's_holds'}_{'one' if found.ratio else 'zero'}")
     if found.ratio:
         times, low, high = (figures.fixed(each, 3) for each in (found.value, found.low, found.high))

@@ -56,9 +56,13 @@ class Names:
         known = self._material.methods.get(group.method)
         return known.title if known is not None else group.method
 
-    def short(self, group: Group, *, in_block: bool = False) -> str:
-        """Method and what else sets it apart, without the size; in_block: without what all rows of a block share."""
-        return ", ".join([self.method(group), *self._details(group, _OF_BLOCK if in_block else ())])
+    def short(self, group: Group) -> str:
+        """Method and what else sets it apart, without the size."""
+        return ", ".join([self.method(group), *self._details(group)])
+
+    def in_block(self, group: Group) -> str:
+        """The same without what all rows of a block share: its title, or its sentence, says that."""
+        return ", ".join([self.method(group), *self._details(group, _OF_BLOCK)])
 
     def series(self, group: Group, *, dtype: bool = True) -> str:
         """The same, with layers and target where they vary: what a line of a figure has in common.

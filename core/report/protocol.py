@@ -158,9 +158,8 @@ def _recoveries(sheet: Sheet) -> list[Text]:
         kind, data = str(own.pop("kind")), own.pop("data") or {}
         unused = _DISTILLATION_ONLY if kind == "lora" else _LORA_ONLY if own.get("full_weights") else ()
         said = [f"{file_of(str(data.get('path') or data.get('corpus') or 'passages'))} ({data.get('format')})"]
-        told = ("path", "corpus", "format", *(() if data.get("corpus") == "generated" else ("prompt_tokens",)))
         said += [setting_words(name, value, sheet.names.figures) for name, value in data.items()
-                 if name not in told and value is not None]  # fmt: skip
+                 if name not in ("path", "corpus", "format") and value is not None]  # fmt: skip
         said += [setting_words(name, value, sheet.names.figures) for name, value in own.items()
                  if name not in unused and value is not None and value is not False]  # fmt: skip
         cite = Cite((KNOWN[kind].key,))

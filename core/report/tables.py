@@ -121,7 +121,7 @@ def seed_count(sheet: Sheet, group: Group) -> int:
 
 
 def _name(sheet: Sheet, group: Group) -> str:
-    return sheet.names.short(group, in_block=group.family not in ("dense", "quantised"))
+    return sheet.names.short(group) if group.family in ("dense", "quantised") else sheet.names.in_block(group)
 
 
 def _cell(sheet: Sheet, group: Group, quality: Quality, bold: bool) -> Cell:

@@ -207,7 +207,7 @@ def _lesson(values: Values) -> dict[str, Any]:
         del data["corpus"]
     if values["launch_recovery_max_samples"] is not None:
         data["max_samples"] = values["launch_recovery_max_samples"]
-    if name == "generated":
+    if name == "generated" and values["launch_recovery_prompt_tokens"] is not None:
         data["prompt_tokens"] = values["launch_recovery_prompt_tokens"]
     return data
 

@@ -68,7 +68,7 @@ DEFAULTS: dict[str, Any] = {
     "launch_recovery_path": "",
     "launch_recovery_format": "text",
     "launch_recovery_max_samples": None,
-    "launch_recovery_prompt_tokens": 16,
+    "launch_recovery_prompt_tokens": None,
     **{f"launch_recovery_{name}": value for name, value in RECOVERY.items()},
     "launch_perplexity": ["passages"],
     "launch_perplexity_path": "",
@@ -201,7 +201,7 @@ def from_recovery(recovery: Mapping[str, Any] | None) -> dict[str, Any]:
         "launch_recovery_path": data.get("path") or "",
         "launch_recovery_format": data.get("format") or "text",
         "launch_recovery_max_samples": data.get("max_samples"),
-        "launch_recovery_prompt_tokens": data.get("prompt_tokens", 16),
+        "launch_recovery_prompt_tokens": data.get("prompt_tokens"),
     }
     for name, default in RECOVERY.items():
         value = recovery.get(name, default)

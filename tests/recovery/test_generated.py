@@ -58,6 +58,7 @@ def test_a_longer_beginning_leaves_less_to_write_and_ends_at_half_a_document(
         starts = {tokenizer.decode(each[:given]).replace(" ", "") for each in made}
         assert starts <= {("abcdefghij" * 2)[:given], ("klmnopqrst" * 2)[:given]}
         assert len({tuple(each[: given + 1]) for each in made}) > 2  # from there on the model writes
+        assert max(each for each in steps if each < 6) == pytest.approx(6 * (24 - given) / 24)
     with pytest.raises(DataError, match="No passage has 300 tokens"):
         write(model, tokenizer, tmp_path, prompt=300, length=1000)
 
