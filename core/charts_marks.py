@@ -157,8 +157,11 @@ def size_axis(chart: go.Figure, title: str, values: pd.Series, size: str) -> Non
         chart.update_xaxes(tickformat=".3s", range=[0, 1.08 * top])
 
 
-def value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
-    """Axis of the measured value; logarithmic where perplexities span more than a factor of eight, and titled so."""
+def value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame, drawn: pd.DataFrame) -> None:
+    """Axis of the measured value; logarithmic where perplexities span more than a factor of eight, and titled so.
+
+    rows: what all panels hold, so that they share an axis; drawn: what this one holds.
+    """
     values = rows["value"]
     unit = f" [{quality.unit}]" if quality.unit and not quality.fraction else ""
     chart.update_yaxes(title_text=safe(quality.label) + unit)
@@ -167,9 +170,8 @@ def value_axis(chart: go.Figure, quality: Quality, rows: pd.DataFrame) -> None:
     if quality.lower_is_better and low > 0 and high / low > 8:
         end = min(high, low * 10**MOST_DECADES)
         _logarithmic(chart, low, high, end)
-        above = int((values > end).sum())
-        more = f"; {above} far above, a double click shows {'it' if above == 1 else 'them'}" if above else ""
-        subtitle(chart, f"{better}, logarithmic{more}")
+        _tell_above(chart, int((drawn["value"] > end).sum()))
+        subtitle(chart, f"{better}, logarithmic")
         return
     subtitle(chart, better)
     spread = Z95 * rows["stderr"].fillna(0.0)
@@ -188,6 +190,16 @@ def _logarithmic(chart: go.Figure, low: float, high: float, end: float) -> None:
     ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
     bounds = [math.log10(low) - 0.12, math.log10(end) + 0.12]
     chart.update_yaxes(type="log", range=bounds, tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
+
+
+def _tell_above(chart: go.Figure, count: int) -> None:
+    """Marks beyond the end of the axis, and how to see them: inside the axes, where a narrow chart cuts nothing."""
+    if count:
+        chart.add_annotation(
+            text=f"{count} far above: a double click shows {'it' if count == 1 else 'them'}",
+            xref="paper", x=0.01, xanchor="left", yref="paper", y=0.99, yanchor="top", showarrow=False,
+            font={"size": 12, "color": chart.layout.yaxis.tickfont.color},
+        )  # fmt: skip
 
 
 def subtitle(chart: go.Figure, text: str) -> None:

@@ -59,7 +59,7 @@ def ratio_curve(
     means = ratio_rows(rows, quality, x=x)
     chart = figure(heading, f"{words}{_band_words(means)}", dark=dark, height=height_with(rows["series"].nunique()))
     size_axis(chart, x_title, rows[x], "removed")
-    value_axis(chart, quality, values_with_before(at(table, quality)))
+    value_axis(chart, quality, values_with_before(at(table, quality)), rows)
     if (means["runs"] > 1).any():
         subtitle(chart, "bands: from the lowest to the highest seed")
     dense_line(chart, rows, quality, dark)

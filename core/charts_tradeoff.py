@@ -152,7 +152,7 @@ def tradeoff(
         height=height_with(shown["series"].nunique()),
     )
     _cost_axis(chart, x_title, shown["x"], cost)
-    value_axis(chart, quality, values_with_before(at(table, quality)))
+    value_axis(chart, quality, values_with_before(at(table, quality)), shown)
     if panel == "all" and rows["kind"].eq("mask").any():
         subtitle(chart, "masks keep their bytes; zeros alone make nothing faster")
     dense_line(chart, shown, quality, dark)
