@@ -146,6 +146,21 @@ def test_perplexities_are_paired_by_window(run: Any, store: Any, home: Path) -> 
     assert found["paired_stderr"] == pytest.approx(spread, rel=0.1)
 
 
+def test_windows_of_several_lengths_of_one_text_are_not_paired_with_each_other(
+    run: Any, store: Any, home: Path
+) -> None:
+    def windows(shift: float) -> list[dict[str, Any]]:
+        long = [{"task": "perplexity/passages", "doc": i, "doc_hash": "ab", "score": 2.0 + shift} for i in range(5)]
+        short = [{"task": "perplexity/passages", "doc": i, "doc_hash": "ab", "score": 3.0 + shift} for i in range(20)]
+        other = [{"task": "perplexity/c4", "doc": i, "doc_hash": "cd", "score": 3.0 + shift} for i in range(20)]
+        return [*short, *long, *other]
+
+    dense, cut = run("dense", windows(0.0)), run("l1", windows(0.5))
+    opened = store()
+    assert [row.corpus for row in pair(opened, home, dense, cut).perplexities] == ["c4"]
+    assert set(differences(opened, home, {cut: dense})["task"]) == {"perplexity/c4"}
+
+
 def test_flipped_documents_come_with_text_choices_and_both_models_log_likelihoods(
     run: Any, store: Any, home: Path
 ) -> None:

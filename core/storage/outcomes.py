@@ -61,17 +61,21 @@ def _sides(first: str, second: str) -> str:
 def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
     """Mean NLL of each window that two runs share: task, doc_hash (of the whole text), doc, first, second.
 
-    A run beside itself: before recovery, and after it.
+    A run beside itself: before recovery, and after it. A text that either read in windows of several lengths is left
+    out: its rows do not say which window is of which length, and a window must not meet one of another length.
     """
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
         return pd.DataFrame(columns=["task", "doc_hash", "doc", "first", "second"])
     return store.frame(
         f"""
-        WITH {_sides(first, second)}
-        SELECT task, doc_hash, doc, a.score AS first, b.score AS second
-        FROM a JOIN b USING (task, doc, doc_hash)
-        WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL
+        WITH {_sides(first, second)}, shared AS (
+            SELECT task, doc_hash, doc, a.score AS first, b.score AS second,
+                count(*) OVER (PARTITION BY task, doc_hash, doc) AS times
+            FROM a JOIN b USING (task, doc, doc_hash)
+            WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL)
+        SELECT task, doc_hash, doc, first, second FROM shared
+        QUALIFY max(times) OVER (PARTITION BY task, doc_hash) = 1
         ORDER BY task, doc_hash, doc""",
         [*map(str, files)],
     )
