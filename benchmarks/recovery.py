@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distil, 2e-4": {**FULL, "learning_rate": 2e-4},
     "distil, prompted": {**FULL, "data": PROMPTED},
     "distil, prompted, 2e-4": {**FULL, "learning_rate": 2e-4, "data": PROMPTED},
+    "distil, prompted, small batch": {**FULL, "batch_size": 16, "learning_rate": 3e-4, "data": PROMPTED},
     "distil, passages, KL": {**FULL, "learning_rate": 2e-4, "epochs": 10, "data": {}},
     "distil, passages": {**FULL, "learning_rate": 2e-4, "loss_mix": 0.5, "epochs": 10, "data": {}},
     "distil, small batch": {**FULL, "batch_size": 32},

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_frames import Z95, Quality, at_order
+from core.charts_frames import Z95, Quality, at_order, read_text
 from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe
 from core.charts_tables import marks
-from core.charts_words import mapping
 from core.evaluation.paired import normal_p
 
 BEFORE, AFTER = "pruned", "recovered"
@@ -31,10 +30,7 @@ def gains(table: pd.DataFrame, gained: pd.DataFrame | None = None) -> pd.DataFra
     rows = table[table["before"].notna()].copy() if not table.empty else table.assign(before=[])
     rows["gain"] = rows["value"] - rows["before"]
     rows["gain_stderr"] = (rows["stderr"] ** 2 + rows["before_stderr"] ** 2) ** 0.5
-    rows["text"] = [
-        str(mapping(protocol).get("tokens_sha256", ""))[:16] if metric == "perplexity" else ""
-        for metric, protocol in zip(rows["metric"], rows["protocol"], strict=True)
-    ]
+    rows["text"] = [read_text(*row) for row in zip(rows["metric"], rows["protocol"], strict=True)]
     rows = rows.astype({"n": "float64", "text": object})
     known = pd.DataFrame(columns=_ALIKE) if gained is None else gained.drop(columns="baseline").drop_duplicates(_ALIKE)
     known = known.astype({"n": "float64", "text": object}).rename(

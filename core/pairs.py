@@ -15,6 +15,7 @@ import pandas as pd
 from core import settings
 from core.errors import StoreError
 from core.evaluation.averages import AVERAGE_METRIC, AVERAGE_TASK, SEVEN_METRICS
+from core.evaluation.metrics import text_of
 from core.evaluation.outcomes import documents_folder
 from core.evaluation.paired import (
     Paired,
@@ -153,7 +154,7 @@ def differences(
 ) -> pd.DataFrame:
     """For runs with a dense run: standard error and p of each difference, taken on the same documents and windows.
 
-    Columns: run_id, task, metric, text (of perplexity, the hash of its tokens, else ''), baseline, n, paired_stderr,
+    Columns: run_id, task, metric, text (of perplexity, its windows, `text_of`, else ''), baseline, n, paired_stderr,
     paired_p (exact McNemar for tasks, normal for means and perplexity). What was not kept document by document has no
     row. `known` remembers what was computed, for the next question.
     """
@@ -245,15 +246,15 @@ def _perplexity_difference(group: pd.DataFrame) -> tuple[float, float | None]:
 
 
 def _by_text(windows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """Windows by task and by the hash of their text: one corpus may have been read in several window lengths."""
-    groups = windows.groupby(["task", "doc_hash"], sort=True)
+    """Windows by task and by their text: one corpus may have been read in several window lengths."""
+    groups = windows.groupby(["task", "text"], sort=True)
     return [((str(task), str(text)), group) for (task, text), group in groups]
 
 
 def _texts(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
-    """Protocols of a run's perplexities by the hash of their tokens, as windows have it."""
+    """Protocols of a run's perplexities by their text, as windows have it."""
     found = (json.loads(str(text)) for text in store.metrics([run_id])["protocol"])
-    return {str(protocol["tokens_sha256"])[:16]: protocol for protocol in found if "tokens_sha256" in protocol}
+    return {text_of(protocol): protocol for protocol in found}
 
 
 def _perplexity(task: str, group: pd.DataFrame, protocol: Mapping[str, Any]) -> PerplexityPair:

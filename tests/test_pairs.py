@@ -146,16 +146,42 @@ def test_perplexities_are_paired_by_window(run: Any, store: Any, home: Path) -> 
     assert found["paired_stderr"] == pytest.approx(spread, rel=0.1)
 
 
-def test_windows_of_several_lengths_of_one_text_are_not_paired_with_each_other(
+def windows_of(text: str, count: int, value: float, corpus: str = "passages") -> list[dict[str, Any]]:
+    generator = np.random.default_rng(count)
+    return [
+        {"task": f"perplexity/{corpus}", "doc": i, "doc_hash": text, "score": value + float(generator.normal(0, 0.1))}
+        for i in range(count)
+    ]
+
+
+def test_one_text_in_windows_of_several_lengths_is_paired_length_by_length(run: Any, store: Any, home: Path) -> None:
+    dense = run("dense", [*windows_of("ab/20", 20, 3.0), *windows_of("ab/5", 5, 2.0)])
+    cut = run("l1", [*windows_of("ab/5", 5, 2.25), *windows_of("ab/20", 20, 3.5)])
+    opened = store()
+    found = {row.windows: row.ratio for row in pair(opened, home, dense, cut).perplexities}
+    assert found == {5: pytest.approx(math.exp(0.25)), 20: pytest.approx(math.exp(0.5))}
+    assert set(differences(opened, home, {cut: dense})["text"]) == {"ab/5", "ab/20"}
+
+
+def test_rows_of_former_versions_meet_new_ones_of_the_same_number_of_windows(run: Any, store: Any, home: Path) -> None:
+    former, longer = run("dense", windows_of("ab", 20, 3.0)), run("l1", windows_of("ab", 5, 2.0))
+    new = run("l2", [*windows_of("ab/20", 20, 3.5), *windows_of("ab/5", 5, 2.25)])
+    opened = store()
+    assert [(row.windows, row.ratio) for row in pair(opened, home, former, new).perplexities] == [
+        (20, pytest.approx(math.exp(0.5)))
+    ]
+    assert [row.windows for row in pair(opened, home, longer, new).perplexities] == [5]
+    assert pair(opened, home, former, longer).problem  # a window never meets one of another length
+
+
+def test_rows_of_former_versions_are_left_out_where_one_text_has_windows_of_several_lengths(
     run: Any, store: Any, home: Path
 ) -> None:
-    def windows(shift: float) -> list[dict[str, Any]]:
-        long = [{"task": "perplexity/passages", "doc": i, "doc_hash": "ab", "score": 2.0 + shift} for i in range(5)]
-        short = [{"task": "perplexity/passages", "doc": i, "doc_hash": "ab", "score": 3.0 + shift} for i in range(20)]
-        other = [{"task": "perplexity/c4", "doc": i, "doc_hash": "cd", "score": 3.0 + shift} for i in range(20)]
-        return [*short, *long, *other]
+    def rows(shift: float) -> list[dict[str, Any]]:
+        both = [*windows_of("ab", 20, 3.0 + shift), *windows_of("ab", 5, 2.0 + shift)]
+        return [*both, *windows_of("cd", 20, 3.0 + shift, "c4")]
 
-    dense, cut = run("dense", windows(0.0)), run("l1", windows(0.5))
+    dense, cut = run("dense", rows(0.0)), run("l1", rows(0.5))
     opened = store()
     assert [row.corpus for row in pair(opened, home, dense, cut).perplexities] == ["c4"]
     assert set(differences(opened, home, {cut: dense})["task"]) == {"perplexity/c4"}

@@ -1,6 +1,7 @@
 """One measured value, with everything that is needed to measure it again."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,16 @@ class Metric:
             protocol=dict(data["protocol"]),
             details=dict(data.get("details") or {}),
         )
+
+
+def text_of(protocol: Mapping[str, Any]) -> str:
+    """Which windows a perplexity was measured on, as their rows name them in `doc_hash`: 0123456789abcdef/141.
+
+    The start of the hash of all their tokens, and their number: the same tokens in fewer windows are another text,
+    since windows of another length do not compare. '' for what was not measured on windows.
+    """
+    digest, windows = protocol.get("tokens_sha256"), protocol.get("windows")
+    return f"{str(digest)[:16]}/{windows}" if digest and windows else ""
 
 
 def standard_error(values: list[float]) -> float | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import NumericalError
 from core.evaluation.forward import Meter, NextTokenLogits, batch_rows, watched
-from core.evaluation.metrics import Metric, standard_error
+from core.evaluation.metrics import Metric, standard_error, text_of
 from core.evaluation.paired import bootstrap_mean
 from core.evaluation.precision import dtype_name, in_float32_if_it_fails
 from core.progress import Progress, silent
@@ -60,12 +60,9 @@ class PerplexityResult:
 
     def samples(self, windows: "Windows", stage: str = "pruned") -> list[dict[str, Any]]:
         """One row a window, as core.evaluation.tasks has them for documents; `score` is its mean NLL in nats."""
-        digest = str(windows.info["tokens_sha256"])[:16]
+        task, text = _task(windows), text_of(windows.info)
         rows = enumerate(self.window_nll)
-        return [
-            {"stage": stage, "task": _task(windows), "doc": place, "doc_hash": digest, "score": nll}
-            for place, nll in rows
-        ]
+        return [{"stage": stage, "task": task, "doc": place, "doc_hash": text, "score": nll} for place, nll in rows]
 
 
 def _task(windows: "Windows") -> str:

@@ -59,26 +59,33 @@ def _sides(first: str, second: str) -> str:
 
 
 def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """Mean NLL of each window that two runs share: task, doc_hash (of the whole text), doc, first, second.
+    """Mean NLL of each window that two runs share: task, text (core/evaluation/metrics.py: text_of), doc, first,
+    second. A run beside itself: before recovery, and after it.
 
-    A run beside itself: before recovery, and after it. A text that either read in windows of several lengths is left
-    out: its rows do not say which window is of which length, and a window must not meet one of another length.
+    Rows of former versions have the hash of the tokens alone: its windows are counted. Where such a run read one text
+    in windows of several lengths, they are left out: which window is of which length cannot be told any more.
     """
     files = samples_file(home, first), samples_file(home, second)
     if None in files:
-        return pd.DataFrame(columns=["task", "doc_hash", "doc", "first", "second"])
+        return pd.DataFrame(columns=["task", "text", "doc", "first", "second"])
     return store.frame(
         f"""
-        WITH {_sides(first, second)}, shared AS (
-            SELECT task, doc_hash, doc, a.score AS first, b.score AS second,
-                count(*) OVER (PARTITION BY task, doc_hash, doc) AS times
-            FROM a JOIN b USING (task, doc, doc_hash)
-            WHERE starts_with(task, 'perplexity/') AND a.score IS NOT NULL AND b.score IS NOT NULL)
-        SELECT task, doc_hash, doc, first, second FROM shared
-        QUALIFY max(times) OVER (PARTITION BY task, doc_hash) = 1
-        ORDER BY task, doc_hash, doc""",
+        WITH {_sides(first, second)}, {_windows_of("a")}, {_windows_of("b")}
+        SELECT task, text, doc, a_windows.score AS first, b_windows.score AS second
+        FROM a_windows JOIN b_windows USING (task, text, doc)
+        ORDER BY task, text, doc""",
         [*map(str, files)],
     )
+
+
+def _windows_of(side: str) -> str:
+    """The windows of a side, each text named as `text_of` does."""
+    return f"""{side}_windows AS (
+        SELECT task, doc, score, CASE WHEN contains(doc_hash, '/') THEN doc_hash
+            ELSE doc_hash || '/' || count(*) OVER of_text END AS text
+        FROM {side} WHERE starts_with(task, 'perplexity/') AND score IS NOT NULL
+        WINDOW of_text AS (PARTITION BY task, doc_hash)
+        QUALIFY count(*) OVER of_text = count(DISTINCT doc) OVER of_text)"""
 
 
 def flips(

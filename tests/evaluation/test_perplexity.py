@@ -174,4 +174,8 @@ def test_its_windows_are_kept_as_rows(tiny_llama: Any, tiny_tokenizer: Any) -> N
     rows = result.samples(windows)
     assert [row["score"] for row in rows] == result.window_nll
     assert {row["task"] for row in rows} == {"perplexity/passages"}
-    assert {row["doc_hash"] for row in rows} == {windows.info["tokens_sha256"][:16]}
+    assert {row["doc_hash"] for row in rows} == {f"{windows.info['tokens_sha256'][:16]}/4"}
+    halves = evaluation_windows(PerplexityCorpus(window=32, max_tokens=64), tiny_tokenizer())
+    assert halves.info["tokens_sha256"] == windows.info["tokens_sha256"]
+    fewer = perplexity(tiny_llama(), halves).samples(halves)
+    assert {row["doc_hash"] for row in fewer} == {f"{windows.info['tokens_sha256'][:16]}/2"}
