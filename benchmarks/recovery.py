@@ -26,8 +26,8 @@ from core.study import Study, expand
 TAYLOR = {"method": "taylor", "ratio": 0.4, "layers": [4, 25], "round_to": 1}
 OBS = {"method": "obs", "ratio": 0.222, "target": "model", "allocation": "measured", "reconstruct": True}
 CUTS = {"obs": OBS, "taylor": TAYLOR}
-WRITTEN = {"corpus": "generated", "max_samples": 12288}
-PROMPTED = {"corpus": "generated", "max_samples": 24576, "prompt_tokens": 128}
+WRITTEN = {"corpus": "generated", "max_samples": 12288, "prompt_tokens": 16}
+PROMPTED = {"corpus": "generated", "max_samples": 16384, "prompt_tokens": 128}
 LONG = {"cutoff": 512, "epochs": 1000, "data": WRITTEN}
 DISTILLED = {"kind": "distillation", "temperature": 1.0, "loss_mix": 1.0, **LONG}
 FULL = {**DISTILLED, "full_weights": True, "learning_rate": 5e-4}

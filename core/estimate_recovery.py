@@ -19,7 +19,7 @@ SAMPLE_TOKENS = 107
 """Mean of an Alpaca row in a chat template, cut at 256 tokens."""
 ALPACA_ROWS = 51_760
 BYTES_A_TOKEN = {"text": 4.3, "instructions": 3.9, "chat": 3.9}
-GENERATED_DOCUMENTS, GENERATED_PROMPT = 2048, 16  # core/recovery/generated.py
+GENERATED_DOCUMENTS, GENERATED_PROMPT = 2048, 128  # core/recovery/generated.py
 GENERATED_AT_ONCE = {"cpu": 16, "cuda": 2048}
 GENERATED_STEP_S = {"cpu": 0.0, "cuda": 0.03}
 """What launching the kernels of one written token takes."""

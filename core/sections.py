@@ -241,7 +241,7 @@ class RecoveryData(Section):
         None,
         ge=1,
         le=MANY,
-        description="Of `generated`: tokens of a passage that each document begins with, at most half of cutoff; empty is 16. More keeps the text nearer to what people wrote.",
+        description="Of `generated`: tokens of a passage that each document begins with, at most half of cutoff; empty is 128. More keeps the text nearer to what people wrote.",
     )
 
 

@@ -6,7 +6,7 @@ with `full_weights`, the weights of the cut layers themselves. The result is mer
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from core.models.loading import load_directory
 from core.models.saving import save, verify
 from core.progress import Progress, while_it_lasts
 from core.recovery.distillation import Objective
-from core.recovery.generated import DOCUMENTS, PROMPT, generated
+from core.recovery.generated import DOCUMENTS, PROMPT, begun_with, generated
 from core.recovery.lora import PARTS, attach, linear_names, merge
 from core.recovery.samples import GENERATED, Material, material
 from core.recovery.training import Trained, train
@@ -138,25 +138,28 @@ def _material(
     progress: Callable[[str], Progress],
 ) -> Material:
     written: Sequence[Sequence[int]] | None = None
+    more: dict[str, Any] = {}
     if choice.data.corpus == GENERATED:
+        more = {"prompt_tokens": begun_with(choice.data.prompt_tokens or PROMPT, choice.cutoff)}
         written = generated(
             teacher,
             tokenizer,
             fingerprint=fingerprint,
             documents=choice.data.max_samples or DOCUMENTS,
             length=choice.cutoff,
-            prompt=choice.data.prompt_tokens or PROMPT,
+            prompt=more["prompt_tokens"],
             seed=seed,
             folder=cache / "generated",
             progress=progress("write text"),
         )
     tell = progress("read text")
-    return while_it_lasts(
+    found = while_it_lasts(
         lambda: material(
             choice.data, tokenizer, length=choice.cutoff, validation=choice.validation, seed=seed, generated=written
         ),
         lambda: tell(0, 1, "texts"),
     )
+    return replace(found, info={**found.info, **more})
 
 
 def _objective(choice: "Recovery", model: Any, teacher: Any) -> Objective:

@@ -54,7 +54,7 @@ def compose(material: Material, language: Language = "en", *, mark_tasks: bool =
         Heading(say("results")),
         *_results(sheet, told),
         Heading(say("discussion")),
-        *discussion(sheet, told, _decode(sheet), {"environment": _ENVIRONMENT, "not_made": _NOT_MADE}),
+        *discussion(sheet, told, _decode(sheet, told), {"environment": _ENVIRONMENT, "not_made": _NOT_MADE}),
         Heading(say("appendix")),
         trace.protocol_table(sheet, _PROTOCOLS),
         trace.trace_table(sheet, _TRACE, _PROTOCOLS),
@@ -98,13 +98,16 @@ def _told(sheet: Sheet) -> list[Quality]:
     return [*perplexities, *tasks[: MOST_QUALITIES - len(perplexities)]]
 
 
-def _decode(sheet: Sheet) -> Quality | None:
-    """Decoding speed, by the protocol that most values have."""
-    for chosen in tables.speed_qualities(sheet):
-        for quality in chosen:
-            if quality.metric == "decode_tokens_per_second":
-                return quality
-    return None
+def _decode(sheet: Sheet, told: Sequence[Quality]) -> Quality | None:
+    """Decoding speed, by the protocol by which most rows that were judged were timed; else that of most values."""
+    known = [
+        quality
+        for chosen in tables.speed_qualities(sheet)
+        for quality in chosen
+        if quality.metric == "decode_tokens_per_second"
+    ]
+    judged = [group for group in sheet.numbers.groups if any(sheet.numbers.value(group, each) for each in told)]
+    return max(known, key=lambda each: sum(bool(sheet.numbers.value(group, each)) for group in judged), default=None)
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -182,7 +185,7 @@ def _speed(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
         table = tables.speed_table(sheet, chosen, f"tab:speed-{place}", _devices(sheet, chosen))
         if table is not None:
             found.append(table)
-    decode = _decode(sheet)
+    decode = _decode(sheet, told)
     if decode is not None:
         batch = str(tables.protocol_of(sheet, decode).get("batch", "–"))
         for place, quality in enumerate(told, 1):

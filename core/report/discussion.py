@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from core.charts_frames import Quality
 from core.charts_words import mapping
 from core.report.document import Block, Items, Paragraph, Ref, Text
-from core.report.facts import contrast, front, named
-from core.report.material import Group, Numbers
+from core.report.facts import contrast, front, named, value_words
+from core.report.material import Group, Numbers, Value
 from core.report.protocol import limits_of_tasks
 from core.report.tables import Sheet, best_of, blocks, gain_interval, seed_count
 from core.report.trace import environments
@@ -26,6 +26,7 @@ def discussion(sheet: Sheet, chosen: Sequence[Quality], decode: Quality | None, 
         said += _wins(sheet, quality)
         said += _against_random(sheet, quality)
         said += _closest(sheet, quality)
+        said += _zeros(sheet, quality)
         said += _recovered(sheet, quality)
         cuts = [group for group in sheet.numbers.of("cut", "depth", "recovered") if not group.masked]
         fronts = [front(sheet, cuts, quality, None)]
@@ -103,6 +104,44 @@ def _closest(sheet: Sheet, quality: Quality) -> list[Text]:
             )
         )  # fmt: skip
     return said
+
+
+def _zeros(sheet: Sheet, quality: Quality) -> list[Text]:
+    """The best real cut of each size, and the best masked row that lacks as much of the model; the largest in full."""
+    lower = quality.lower_is_better
+    masks = [(group, value.mean) for group in sheet.numbers.of("mask") if (value := _finite(sheet, group, quality))]
+    pairs = []
+    for block in blocks(sheet.numbers.of("cut")):
+        cuts = [(group, value.mean) for group in block if (value := _finite(sheet, group, quality))]
+        if not cuts:
+            continue
+        cut, reached = (min if lower else max)(cuts, key=lambda each: each[1])
+        rest = [(group, mean) for group, mean in masks if group.removed >= cut.removed and _alike(group, cut)]
+        if rest:
+            mask, zeros = (min if lower else max)(rest, key=lambda each: each[1])
+            pairs.append((cut, mask, (zeros < reached) == lower and zeros != reached))
+    if len(pairs) < 2:
+        return []
+    cut, mask, _ = max(pairs, key=lambda each: each[0].removed)
+    figures = sheet.names.figures
+    return [
+        sheet.words.fill(
+            "d_zeros", quality=sheet.names.quality(quality), count=str(sum(better for *_, better in pairs)),
+            all=str(len(pairs)), cut=sheet.names.label(cut), removed=figures.percent(cut.removed, 1),
+            reached=value_words(sheet, cut, quality), mask=sheet.names.label(mask),
+            zeros=figures.percent(mask.removed, 1), kept=value_words(sheet, mask, quality),
+        )
+    ]  # fmt: skip
+
+
+def _finite(sheet: Sheet, group: Group, quality: Quality) -> Value | None:
+    value = sheet.numbers.value(group, quality)
+    return value if value is not None and math.isfinite(value.mean) else None
+
+
+def _alike(one: Group, other: Group) -> bool:
+    """Whether both are of one model, in one number format."""
+    return all(one.settings.get(name) == other.settings.get(name) for name in ("model.name", "model.dtype"))
 
 
 def _recovered(sheet: Sheet, quality: Quality) -> list[Text]:

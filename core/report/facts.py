@@ -209,7 +209,7 @@ def recovery_facts(sheet: Sheet, quality: Quality) -> list[Text]:
 
 
 def speed_facts(sheet: Sheet, decode: Quality) -> list[Text]:
-    """Which is fastest, and which are no faster than dense; then sizes of masks on disk."""
+    """Which is fastest, and which are no faster than dense; masks and real cuts apart; then sizes of masks on disk."""
     say, figures = sheet.words.say, sheet.names.figures
     known = [
         (value, group)
@@ -227,6 +227,12 @@ def speed_facts(sheet: Sheet, decode: Quality) -> list[Text]:
         key = "s_not_faster" if slow else "s_all_faster"
         parts = {"count": str(len(slow)), "labels": named(sheet, slow)} if slow else {}
         found.append((say(key, all=len(known), **parts),))
+        masked, cut = (
+            [value.mean / value.dense for value, group in known if group.masked is zeros and group.kind != "quantised"]
+            for zeros in (True, False)
+        )
+        if masked and cut:
+            found.append(sheet.words.fill("s_speeds", masks=_span(sheet, masked), cuts=_span(sheet, cut)))
     masks = [group.bytes for group in sheet.numbers.groups if group.masked and math.isfinite(group.bytes)]
     dense = [group.bytes for group in sheet.numbers.of("dense") if math.isfinite(group.bytes)]
     if masks and dense:
@@ -234,6 +240,12 @@ def speed_facts(sheet: Sheet, decode: Quality) -> list[Text]:
         size = f"{low} MB" if low == high else f"{low}–{high} MB"
         found.append(sheet.words.fill("s_masks_size", mask=size, dense=f"{figures.fixed(dense[0] / 1e6, 0)} MB"))
     return found
+
+
+def _span(sheet: Sheet, times: Sequence[float]) -> str:
+    """`1.03`, `1.14–1.35`."""
+    ends = [sheet.names.figures.fixed(each, 2) for each in (min(times), max(times))]
+    return "–".join(dict.fromkeys(ends))
 
 
 def front(sheet: Sheet, groups: Iterable[Group], quality: Quality, speed: Quality | None) -> Text | None:
@@ -271,6 +283,12 @@ def _value(sheet: Sheet, value: Value, quality: Quality) -> str:
     text = sheet.names.figures.measured(value.mean, value.stderr, quality)
     unit = sheet.names.unit(quality)
     return f"{text}\u00a0{unit}" if unit else text
+
+
+def value_words(sheet: Sheet, group: Group, quality: Quality) -> str:
+    """What a row came to, with its standard error and unit; '' where it was not measured so."""
+    value = sheet.numbers.value(group, quality)
+    return "" if value is None else _value(sheet, value, quality)
 
 
 def _how(value: Value) -> str:

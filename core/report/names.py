@@ -256,11 +256,9 @@ class Names:
             return words.say(f"p_{key}_none") if words.has(f"p_{key}_none") else ""
         if words.has(f"p_{key}"):
             return words.say(f"p_{key}", value=self.figures.integer(value) if isinstance(value, int) else value)
-        return (
-            file_of(str(value))
-            if key in ("corpus", "path", "data")
-            else setting_words(key, str(value)[:12], self.figures)
-        )
+        if key in ("corpus", "path", "data"):
+            return file_of(str(value))
+        return setting_words(key, str(value)[:12] if key.endswith("sha256") else str(value), self.figures)
 
 
 def differing(protocols: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> list[str]:

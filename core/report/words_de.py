@@ -236,6 +236,8 @@ GERMAN = {
     "einem besser): {labels}.",
     "axis_size": "entferntem Anteil",
     "axis_speed": "Decode-Geschwindigkeit",
+    "s_speeds": "Maskierte Modelle decodieren mit dem {masks}-Fachen von dicht, wirklich kleinere mit dem "
+    "{cuts}-Fachen.",
     "s_masks_size": "Die maskierten Modelle belegen {mask} auf der Platte, das dichte Modell {dense}.",
     # --- discussion
     "d_intro": "Was die Tabellen über Größen und Familien hinweg sagen, gezählt. Ursachen stehen nicht in den "
@@ -249,6 +251,9 @@ GERMAN = {
     "d_exceptions": "; nicht besser: {labels}",
     "d_closest": "Am nächsten am dichten Modell in {quality} ist unter den echten Schnitten, die mindestens {share} "
     "des Modells entfernen: {label}, {value} (dicht {dense}).",
+    "d_zeros": "{quality}, Nullen gegen echte Schnitte: Bei {count} von {all} Größen ist eine maskierte Zeile, in der "
+    "mindestens so viel des Modells null ist, besser als der beste echte Schnitt. Bei der größten: {mask}, {zeros} "
+    "Nullen, {kept}; {cut}, {removed} entfernt, {reached}. Nullen lassen das Modell so groß, wie es war.",
     "d_limits": "Was diese Zahlen begrenzt:",
     "l_one_seed": "{count} von {all} Zeilen haben nur einen Seed, bei Methoden, in denen er entscheidet: {labels}.",
     "l_limit": "Aufgaben wurden nur auf den ersten {n} Dokumenten bewertet: etwa ±{points} Punkte bei 95 %.",

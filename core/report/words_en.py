@@ -229,6 +229,7 @@ ENGLISH = {
     "{labels}.",
     "axis_size": "share removed",
     "axis_speed": "decoding speed",
+    "s_speeds": "Masked models decode at {masks} times dense, models that are really smaller at {cuts} times.",
     "s_masks_size": "The masked models take {mask} on disk, the dense model {dense}.",
     # --- discussion
     "d_intro": "What the tables say across sizes and families, counted. Causes are not in the numbers, and none are "
@@ -242,6 +243,9 @@ ENGLISH = {
     "d_exceptions": "; not better: {labels}",
     "d_closest": "Nearest to dense in {quality} among real cuts that remove at least {share} of the model: {label}, "
     "{value} (dense {dense}).",
+    "d_zeros": "{quality}, zeros against real cuts: with at least as much of the model set to zero, a masked row is "
+    "better than the best real cut at {count} of {all} sizes. At the largest: {mask}, {zeros} zeros, {kept}; {cut}, "
+    "{removed} removed, {reached}. Zeros leave the model as large as it was.",
     "d_limits": "What limits these numbers:",
     "l_one_seed": "{count} of {all} rows are of one seed, of methods in which the seed decides: {labels}.",
     "l_limit": "Tasks were scored on the first {n} documents only: about ±{points} points at 95 %.",

@@ -169,7 +169,7 @@ def _more(fields: frozenset[str], says: Says) -> None:
                 1,
                 None,
                 step=1,
-                empty="16",
+                empty="128",
                 about="recovery.data.prompt_tokens",
             )
             says.place("recovery.data.prompt_tokens")

@@ -8,7 +8,9 @@ import torch
 from filelock import FileLock
 
 from core.errors import Cancelled, DataError
+from core.experiment import Recovery
 from core.recovery import generated as module
+from core.recovery import recover
 from core.recovery.generated import generated
 from tests.conftest import TINY_FAMILIES
 
@@ -61,6 +63,26 @@ def test_a_longer_beginning_leaves_less_to_write_and_ends_at_half_a_document(
         assert max(each for each in steps if each < 6) == pytest.approx(6 * (24 - given) / 24)
     with pytest.raises(DataError, match="No passage has 300 tokens"):
         write(model, tokenizer, tmp_path, prompt=300, length=1000)
+
+
+def test_what_was_learned_says_how_much_of_a_passage_each_document_begins_with(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    def learned(cutoff: int, **data: Any) -> tuple[int, set[str]]:
+        choice = Recovery.model_validate(
+            {"kind": "distillation", "cutoff": cutoff, "data": {"corpus": "generated", "max_samples": 4, **data}}
+        )
+        told = lambda _task: lambda *_: None  # noqa: E731
+        found = recover._material(choice, tiny_llama(), tokenizer, "f", 3, tmp_path, told)
+        rows = [each[:8].tolist() for each in found.train.ids]
+        return found.info["prompt_tokens"], {tokenizer.decode(row).replace(" ", "") for row in rows}
+
+    tokenizer = tiny_tokenizer()
+    starts = {("abcdefghij" * 2)[:8], ("klmnopqrst" * 2)[:8]}
+    for cutoff, data, given in ((24, {"prompt_tokens": 8}, 8), (24, {}, 12), (300, {}, 128)):
+        told, found = learned(cutoff, **data)
+        assert told == given
+        assert found <= starts
 
 
 def test_what_was_written_is_kept_and_read_again(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:

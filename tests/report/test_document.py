@@ -126,7 +126,7 @@ def test_speeds_of_two_devices_stand_apart_each_beneath_its_own_name(
     runs: Home, reports: Callable[[], Reports]
 ) -> None:
     cut = {"method": "l1", "ratio": 0.3}
-    gpu = {**SPEED, "dtype": "bfloat16", "device": "cuda"}
+    gpu = {**SPEED, "dtype": "bfloat16", "device": "cuda", "memory": "CUDA allocator"}
     timed = [
         metric(stage, "speed", "decode_tokens_per_second", value, 0.4, 7, gpu)
         for stage, value in (("dense", 100.0), ("pruned", 120.0))
@@ -142,6 +142,7 @@ def test_speeds_of_two_devices_stand_apart_each_beneath_its_own_name(
     for device, other, own in (("NVIDIA H200", "AMD EPYC", found["tab:cut"]), ("AMD EPYC", "NVIDIA", ((timed_here,),))):
         ((caption, rows_of),) = ((each, made) for each, made in tables.items() if device in each)
         assert other not in caption
+        assert ("memory CUDA allocator" in caption) == ("H200" in caption)
         assert rows_of == own
 
 
@@ -256,7 +257,58 @@ def test_sentences_name_the_lowest_the_next_and_whether_the_interval_leaves_out_
     assert "L1 norm less Taylor (LLM-Pruner) is −0.6\u00a0points (95 % interval −4.1 to +2.9" in said
     assert "Against random removal at the same size, perplexity (passages): better in 6 of 6 rows" in said
     assert "Against dense in the same run, Q8_0 decodes fastest: 36.00" in said
+    assert "Masked models decode at 0.98 times dense, models that are really smaller at 1.00–1.20 times." in said
     assert "because" not in said.lower()
+
+
+def test_zeros_are_held_against_real_cuts_that_take_no_more_of_the_model(
+    everything: dict[str, str], reported: Reports, runs: Home, reports: Callable[[], Reports]
+) -> None:
+    said = " ".join(sentences(report(reported, everything))).replace("\u00a0", " ")
+    start = (
+        "Perplexity (passages), zeros against real cuts: with at least as much of the model set to zero, a masked row"
+    )
+    assert f"{start} is better than the best real cut at 3 of 3 sizes. At the largest: Wanda 50 %" in said
+    assert "40.0 % zeros, 33.00 ± 0.33; Taylor (LLM-Pruner) 30 %, 18.0 % removed, 58.22 ± 0.58." in said
+    ids = {
+        "small": runs.run("a", {"method": "l1", "ratio": 0.1}, perplexity=30.0, accuracy=0.50, removed=0.08),
+        "large": runs.run("b", {"method": "l1", "ratio": 0.5}, perplexity=90.0, accuracy=0.40, removed=0.41),
+        "fewer": runs.run("c", {"method": "wanda", "ratio": 0.5}, perplexity=33.0, accuracy=0.45, removed=0.40),
+        "more": runs.run("d", {"method": "wanda", "ratio": 0.6}, perplexity=99.0, accuracy=0.41, removed=0.47),
+        "elsewhere": runs.run(
+            "e", {"method": "magnitude", "ratio": 0.6}, perplexity=20.0, removed=0.47, model={"dtype": "bfloat16"},
+            dtype="bfloat16",
+        ),
+    }  # fmt: skip
+    said = " ".join(sentences(report(reports, ids))).replace("\u00a0", " ")
+    assert "at 0 of 2 sizes. At the largest: Wanda 60 %" in said  # neither one with fewer zeros nor another format's
+    mean = "Mean of the seven tasks, zeros against real cuts"
+    assert f"{mean}: with at least as much of the model set to zero, a masked row is better than" in said
+    assert (
+        said.partition(mean)[2].partition(" sizes")[0].endswith("at 1 of 2")
+    )  # 44 % is more than 43 %, 48 % less than 53 %
+
+
+def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, reports: Callable[[], Reports]) -> None:
+    gpu = {"device": "cuda:0", "device_name": "NVIDIA H200", "dtype": "bfloat16"}
+
+    def timed(device: str, dtype: str, value: float) -> list[dict]:
+        protocol = {**SPEED, "device": device, "dtype": dtype}
+        return [metric(which, "speed", "decode_tokens_per_second", each, 0.4, 7, protocol)
+                for which, each in (("dense", 100.0), ("pruned", value))]  # fmt: skip
+
+    ids = []
+    for place, method in enumerate(("flap", "taylor", "l2", "l1")):
+        cut = {"method": method, "ratio": 0.2}
+        ids.append(runs.run(method, cut, metrics=timed("cpu", "float32", 100.0 + place)))
+        if method != "l1":
+            ids.append(runs.run(method, cut, metrics=judged("pruned", 40.0 + 9 * place, 0.5), **gpu))
+            ids.append(runs.run(method, cut, metrics=timed("cuda", "bfloat16", 120.0 + place), **gpu))
+    document = report(reports, {run: run for run in ids})
+    said = " ".join(sentences(document)).replace("\u00a0", " ")
+    assert "L2 norm 20 %, bfloat16 decodes fastest: 122.0" in said
+    assert "Not dominated in perplexity (passages) and decoding speed" in said
+    assert "fig:speed-1" in {each.label for each in document.figures()}
 
 
 def test_the_same_report_in_german_has_its_chapters_words_and_decimal_commas(
