@@ -87,6 +87,8 @@ class Travel:
     def __init__(self, store: Store, home: Path, studies: Studies) -> None:
         self._store, self._home, self._studies = store, home, studies
         self._known: tuple[tuple[Any, ...], list[Import]] = ((), [])
+        self.arriving = False
+        """Whether the study that comes along is being unpacked: a home that seems empty will not be, in seconds."""
 
     # --- away
 
@@ -156,7 +158,11 @@ class Travel:
         seen = read_json(path) or {}
         if mark in seen:
             return None
-        found = self.take_in(file)
+        self.arriving = True
+        try:
+            found = self.take_in(file)
+        finally:
+            self.arriving = False
         write_atomic(path, to_json({**seen, mark: now_iso()}))
         return found
 

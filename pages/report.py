@@ -10,7 +10,7 @@ service = get_service()
 theme.heading("Report", "Runs as a paper: methods, tables, figures and what they show, from the numbers alone.")
 choices = report_choose.choices(service)
 if not choices:
-    report_choose.empty()
+    report_choose.empty(service)
     st.stop()
 with st.container(horizontal=True, vertical_alignment="bottom", key="report_head"):
     chosen = report_choose.choose(choices)

@@ -51,8 +51,16 @@ def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.reference_file() is None
 
 
-def test_a_home_that_is_opened_twice_takes_it_in_once(service: Service, home: Path) -> None:
+def test_a_home_that_is_opened_twice_takes_it_in_once(
+    service: Service, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arriving, take_in = [], service.travel.take_in
+    monkeypatch.setattr(
+        service.travel, "take_in", lambda file: arriving.append(service.travel.arriving) or take_in(file)
+    )
     service.travel.take_reference_in()
+    assert arriving == [True]  # pages say so meanwhile
+    assert not service.travel.arriving
     assert [each.study for each in service.travel.all()] == ["reference-smollm2-135m"]
     service.travel.remove("reference-smollm2-135m")
     service.travel.take_reference_in()

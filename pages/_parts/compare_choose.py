@@ -171,7 +171,8 @@ def _page(total: int) -> int:
 def chosen_ids(service: Service, wanted: Wanted) -> list[str]:
     """The runs named in the URL that are there; without any named, the newest own ones that meet the conditions.
 
-    Where there is no own pair, imported runs fill up, the earliest first: a study begins with what tells most.
+    Where there is no own pair, what was imported comes with it, whole, the earliest first where it is too much: a study
+    begins with what tells most.
     """
     named = st.query_params.get_all("runs")
     if named:
@@ -182,7 +183,7 @@ def chosen_ids(service: Service, wanted: Wanted) -> list[str]:
     found = service.compare.ids(wanted)
     own = [run_id for run_id in found if run_id not in brought]
     rest = [run_id for run_id in reversed(found) if run_id in brought]
-    return (own if len(own) > 1 else own + rest)[:FIRST_CHOICE]
+    return own[:FIRST_CHOICE] if len(own) > 1 else [*own, *rest][: service.compare.most]
 
 
 def _told(

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from core.service import Service
+from pages._parts import first_step
 
 ALL, CHOSEN, STUDY = "all", "runs", "study:"
 MOST = 300  # runs that one paper holds; whoever wants more chooses
@@ -35,8 +36,9 @@ def choices(service: Service) -> dict[str, str]:
     return found | {ALL: f"All {complete} complete runs" if complete > 1 else "The one complete run"}
 
 
-def empty() -> None:
+def empty(service: Service) -> None:
     """The next step where there is nothing to report on."""
+    first_step.arriving(service)
     st.html('<p class="esp-fact">No run is complete yet. A report needs numbers: queue a study, or one run.</p>')
     with st.container(horizontal=True):
         if st.button("Choose a study", key="report_to_studies", type="primary", icon=":material/account_tree:"):

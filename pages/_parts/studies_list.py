@@ -10,8 +10,8 @@ import streamlit as st
 
 from core.errors import EspalierError
 from core.service import Service
+from pages._parts import first_step, theme
 from pages._parts import studies_text as say
-from pages._parts import theme
 
 NEW = """name: My study
 note: What it is for.
@@ -28,6 +28,7 @@ def show(service: Service) -> None:
     theme.heading(
         "Studies", "Many runs as one: previewed with their cost, queued, stopped, resumed and compared together."
     )
+    first_step.arriving(service)
     studies = service.studies.all()
     own = [study for study in studies if service.studies.is_own(study)]
     imports = {each.study: each for each in service.travel.all()}

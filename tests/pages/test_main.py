@@ -51,6 +51,19 @@ def test_every_page_opens_on_an_empty_home_with_the_slim_line(page: str) -> None
     assert "GB free" in html(app)
 
 
+@pytest.mark.parametrize("page", ["compare.py", "anatomy.py", "runs.py", "report.py", "studies.py"])
+def test_on_a_first_start_pages_say_that_the_reference_study_is_being_unpacked(page: str, service: Any) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=60).run()
+    service.travel.arriving = True
+    app.switch_page(page).run()
+    assert not app.exception
+    assert "The reference study is being unpacked" in html(app)
+    service.travel.arriving = False
+    app.run()
+    assert not app.exception
+    assert "being unpacked" not in html(app)
+
+
 def test_the_slim_line_shows_a_running_run_as_a_link_and_a_name_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from core.jobs.states import State
     from core.jobs.status import RunStatus
