@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
@@ -144,6 +145,29 @@ def test_perplexities_are_paired_by_window(run: Any, store: Any, home: Path) -> 
     draws = generator.integers(50, size=(4000, 50))
     spread = (np.exp(second[draws].mean(1)) - np.exp(first[draws].mean(1))).std()
     assert found["paired_stderr"] == pytest.approx(spread, rel=0.1)
+
+
+def test_many_runs_are_held_against_dense_at_once_as_one_by_one_also_beside_a_damaged_one(
+    run: Any, store: Any, home: Path
+) -> None:
+    def rows(seed: int) -> list[dict[str, Any]]:
+        tasks = [sample("piqa", i, right) for i, right in enumerate(answers(seed))]
+        return [*tasks, *windows_of("ab/20", 20, 3.0 + seed / 10)]
+
+    dense, first, second = run("dense", rows(1)), run("l1", rows(2)), run("l2", rows(3))
+    opened = store()
+    columns = ["run_id", "task", "metric"]
+
+    def found(*runs: str) -> Any:
+        return differences(opened, home, dict.fromkeys(runs, dense)).sort_values(columns).reset_index(drop=True)
+
+    both = found(first, second)
+    assert set(both["run_id"]) == {first, second}
+    assert set(both["task"]) == {"piqa", "perplexity/passages"}
+    alone = pd.concat([found(first), found(second)]).sort_values(columns).reset_index(drop=True)
+    pd.testing.assert_frame_equal(both, alone)
+    (home / "runs" / second / "samples.parquet").write_bytes(b"PAR1 damaged PAR1")
+    pd.testing.assert_frame_equal(found(first, second), found(first))
 
 
 def windows_of(text: str, count: int, value: float, corpus: str = "passages") -> list[dict[str, Any]]:

@@ -14,15 +14,17 @@ from core.storage.store import Store
 
 RIGHT = {"acc": "correct", "acc_norm": "correct_norm"}
 CHOSEN = {"acc": "choice", "acc_norm": "choice_norm"}
-_ROWS = """SELECT task, doc, doc_hash, target, choice::INTEGER AS choice, choice_norm::INTEGER AS choice_norm,
-        correct::BOOLEAN AS correct, correct_norm::BOOLEAN AS correct_norm,
+_ROWS = """SELECT parse_path(filename)[-2] AS run, task, doc, doc_hash, target, choice::INTEGER AS choice,
+        choice_norm::INTEGER AS choice_norm, correct::BOOLEAN AS correct, correct_norm::BOOLEAN AS correct_norm,
         loglikelihoods::DOUBLE[] AS loglikelihoods, score::DOUBLE AS score
-    FROM (FROM read_parquet(?) UNION ALL BY NAME SELECT NULL::VARCHAR AS stage WHERE false)
+    FROM (FROM read_parquet(?::VARCHAR[], union_by_name = true, filename = true)
+        UNION ALL BY NAME SELECT NULL::VARCHAR AS stage WHERE false)
     """
-_LATER = "QUALIFY coalesce(stage, 'pruned') = max(coalesce(stage, 'pruned')) OVER (PARTITION BY task)"
+_LATER = "QUALIFY coalesce(stage, 'pruned') = max(coalesce(stage, 'pruned')) OVER (PARTITION BY filename, task)"
 _SIDES = f"a AS ({_ROWS}{_LATER}), b AS ({_ROWS}{_LATER})"
 _BEFORE_AND_AFTER = f"a AS ({_ROWS}WHERE coalesce(stage, 'pruned') = 'pruned'), b AS ({_ROWS}WHERE stage = 'recovered')"
-_COUNTED = ("task", "metric", "n", "both_right", "lost", "won")
+_COUNTED = ("run", "task", "metric", "n", "both_right", "lost", "won")
+_WINDOWS = ("run", "task", "text", "doc", "first", "second")
 
 
 def samples_file(home: Path, run_id: str) -> Path | None:
@@ -31,60 +33,67 @@ def samples_file(home: Path, run_id: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def counts(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """On the documents that two runs share: how many there are, how many both, only the first, only the second got
-    right. One row a task and metric: task, metric, n, both_right, lost, won. A run beside itself: before recovery, and
-    after it."""
-    files = samples_file(home, first), samples_file(home, second)
-    if None in files:
+def counts(store: Store, home: Path, first: str, others: Sequence[str]) -> pd.DataFrame:
+    """On the documents that each of the others shares with the first run: how many there are, how many both, only the
+    first, only the other got right. One row a run, task and metric: run, task, metric, n, both_right, lost, won.
+
+    The first run alone as the other one: before recovery, and after it.
+    """
+    files = _files(home, first, others)
+    if files is None:
         return pd.DataFrame(columns=list(_COUNTED))
     parts = [
         f"""
-        SELECT a.task, '{metric}' AS metric, count(*) AS n,
+        SELECT b.run, b.task, '{metric}' AS metric, count(*) AS n,
             count(*) FILTER (a.{right} AND b.{right}) AS both_right,
             count(*) FILTER (a.{right} AND NOT b.{right}) AS lost,
             count(*) FILTER (b.{right} AND NOT a.{right}) AS won
         FROM a JOIN b USING (task, doc, doc_hash)
         WHERE a.{right} IS NOT NULL AND b.{right} IS NOT NULL
-        GROUP BY a.task"""
+        GROUP BY b.run, b.task"""
         for metric, right in RIGHT.items()
     ]
-    return store.frame(
-        f"WITH {_sides(first, second)} {' UNION ALL '.join(parts)} ORDER BY task, metric", [*map(str, files)]
-    )
+    query = f"WITH {_sides(first, others)} {' UNION ALL '.join(parts)} ORDER BY run, task, metric"
+    return store.frame(query, files)
 
 
-def _sides(first: str, second: str) -> str:
-    return _BEFORE_AND_AFTER if first == second else _SIDES
+def _files(home: Path, first: str, others: Sequence[str]) -> list[list[str]] | None:
+    """The files of both sides; None where one has none."""
+    sides = [[str(path) for run in runs if (path := samples_file(home, run)) is not None] for runs in ([first], others)]
+    return sides if all(sides) else None
 
 
-def windows(store: Store, home: Path, first: str, second: str) -> pd.DataFrame:
-    """Mean NLL of each window that two runs share: task, text (core/evaluation/metrics.py: text_of), doc, first,
-    second. A run beside itself: before recovery, and after it.
+def _sides(first: str, others: Sequence[str]) -> str:
+    return _BEFORE_AND_AFTER if list(others) == [first] else _SIDES
+
+
+def windows(store: Store, home: Path, first: str, others: Sequence[str]) -> pd.DataFrame:
+    """Mean NLL of each window that each of the others shares with the first run: run, task, text
+    (core/evaluation/metrics.py: text_of), doc, first, second. The first run alone: before recovery, and after it.
 
     Rows of former versions have the hash of the tokens alone: its windows are counted. Where such a run read one text
     in windows of several lengths, they are left out: which window is of which length cannot be told any more.
     """
-    files = samples_file(home, first), samples_file(home, second)
-    if None in files:
-        return pd.DataFrame(columns=["task", "text", "doc", "first", "second"])
+    files = _files(home, first, others)
+    if files is None:
+        return pd.DataFrame(columns=list(_WINDOWS))
     return store.frame(
         f"""
-        WITH {_sides(first, second)}, {_windows_of("a")}, {_windows_of("b")}
-        SELECT task, text, doc, a_windows.score AS first, b_windows.score AS second
+        WITH {_sides(first, others)}, {_windows_of("a")}, {_windows_of("b")}
+        SELECT b_windows.run, task, text, doc, a_windows.score AS first, b_windows.score AS second
         FROM a_windows JOIN b_windows USING (task, text, doc)
-        ORDER BY task, text, doc""",
-        [*map(str, files)],
+        ORDER BY run, task, text, doc""",
+        files,
     )
 
 
 def _windows_of(side: str) -> str:
     """The windows of a side, each text named as `text_of` does."""
     return f"""{side}_windows AS (
-        SELECT task, doc, score, CASE WHEN contains(doc_hash, '/') THEN doc_hash
+        SELECT run, task, doc, score, CASE WHEN contains(doc_hash, '/') THEN doc_hash
             ELSE doc_hash || '/' || count(*) OVER of_text END AS text
         FROM {side} WHERE starts_with(task, 'perplexity/') AND score IS NOT NULL
-        WINDOW of_text AS (PARTITION BY task, doc_hash)
+        WINDOW of_text AS (PARTITION BY run, task, doc_hash)
         QUALIFY count(*) OVER of_text = count(DISTINCT doc) OVER of_text)"""
 
 
@@ -95,8 +104,8 @@ def flips(
 
     Each with doc, doc_hash, target, first_choice, second_choice and both runs' log-likelihoods.
     """
-    files = samples_file(home, first), samples_file(home, second)
-    if None in files or metric not in RIGHT:
+    files = _files(home, first, [second])
+    if files is None or metric not in RIGHT:
         return []
     right, chosen = RIGHT[metric], CHOSEN[metric]
     frame = store.frame(
@@ -107,7 +116,7 @@ def flips(
         FROM a JOIN b USING (task, doc, doc_hash)
         WHERE task = ? AND a.{right} = ? AND b.{right} = ?
         ORDER BY doc LIMIT ? OFFSET ?""",
-        [*map(str, files), task, lost, not lost, limit, offset],
+        [*files, task, lost, not lost, limit, offset],
     )
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
