@@ -17,7 +17,7 @@ from core.charts_runs import QUANTISED as QUANTISED
 from core.charts_runs import describe_runs as describe_runs
 from core.charts_words import differing_words, mapping, protocol_words
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
-from core.evaluation.metrics import text_of
+from core.evaluation.metrics import text_key
 from core.evaluation.paired import normal_p
 
 PRIMARY = SEVEN_METRICS
@@ -196,7 +196,7 @@ def _with_pairs(table: pd.DataFrame, paired: pd.DataFrame | None) -> pd.DataFram
         table["paired"] = False
     else:
         same = ["run_id", "task", "metric", "baseline", "n", "text"]
-        table["text"] = [read_text(*row) for row in zip(table["metric"], table["protocol"], strict=True)]
+        table["text"] = [perplexity_text(*row) for row in zip(table["metric"], table["protocol"], strict=True)]
         found = paired.drop_duplicates(same).astype({"n": "float64"})
         table = table.astype({"n": "float64"}).merge(found, on=same, how="left")
         table["paired"] = table["paired_stderr"].notna() & table["delta"].notna() & table["stage"].ne("dense")
@@ -208,9 +208,9 @@ def _with_pairs(table: pd.DataFrame, paired: pd.DataFrame | None) -> pd.DataFram
     return table
 
 
-def read_text(metric: str, protocol: str) -> str:
+def perplexity_text(metric: str, protocol: str) -> str:
     """Which windows a perplexity was measured on, as core/pairs.py names them; '' for all else."""
-    return text_of(mapping(protocol)) if metric == "perplexity" else ""
+    return text_key(mapping(protocol)) if metric == "perplexity" else ""
 
 
 _Values = dict[tuple[str, str], tuple[float, float]]

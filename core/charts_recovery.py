@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_frames import Z95, Quality, at_order, read_text
+from core.charts_frames import Z95, Quality, at_order, perplexity_text
 from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe
 from core.charts_tables import marks
 from core.evaluation.paired import normal_p
@@ -30,7 +30,7 @@ def gains(table: pd.DataFrame, gained: pd.DataFrame | None = None) -> pd.DataFra
     rows = table[table["before"].notna()].copy() if not table.empty else table.assign(before=[])
     rows["gain"] = rows["value"] - rows["before"]
     rows["gain_stderr"] = (rows["stderr"] ** 2 + rows["before_stderr"] ** 2) ** 0.5
-    rows["text"] = [read_text(*row) for row in zip(rows["metric"], rows["protocol"], strict=True)]
+    rows["text"] = [perplexity_text(*row) for row in zip(rows["metric"], rows["protocol"], strict=True)]
     rows = rows.astype({"n": "float64", "text": object})
     known = pd.DataFrame(columns=_ALIKE) if gained is None else gained.drop(columns="baseline").drop_duplicates(_ALIKE)
     known = known.astype({"n": "float64", "text": object}).rename(

@@ -19,7 +19,7 @@ SAMPLE_TOKENS = 107
 """Mean of an Alpaca row in a chat template, cut at 256 tokens."""
 ALPACA_ROWS = 51_760
 BYTES_A_TOKEN = {"text": 4.3, "instructions": 3.9, "chat": 3.9}
-GENERATED_DOCUMENTS, GENERATED_PROMPT = 2048, 128  # core/recovery/generated.py
+GENERATED_DOCUMENTS = 2048  # core/recovery/generated.py
 GENERATED_AT_ONCE = {"cpu": 16, "cuda": 2048}
 GENERATED_STEP_S = {"cpu": 0.0, "cuda": 0.03}
 """What launching the kernels of one written token takes."""
@@ -84,14 +84,13 @@ def data_tokens(recovery: Recovery) -> int:
 
 def _writing_seconds(work: Work, recovery: Recovery) -> float:
     """Text by the dense model, where it is to learn from that; kept for the next run, which is not known here."""
-    if recovery.data.corpus != "generated":
+    if recovery.prompt is None:
         return 0.0
     kind = work.device.kind
     rows = recovery.data.max_samples or GENERATED_DOCUMENTS
     batches = -(-rows // GENERATED_AT_ONCE[kind])
     step = GENERATED_STEP_S[kind] + pass_seconds(work, work.before, min(rows, GENERATED_AT_ONCE[kind]), recovery.cutoff)
-    given = min(recovery.data.prompt_tokens or GENERATED_PROMPT, recovery.cutoff // 2)
-    return batches * (recovery.cutoff - given) * step
+    return batches * (recovery.cutoff - recovery.prompt) * step
 
 
 # --- memory

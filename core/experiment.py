@@ -266,6 +266,8 @@ def canonical(experiment: Experiment, resolved: Resolved) -> dict[str, Any]:
             calibration["seed"] = None
     if experiment.recovery is not None:
         reference["recovery"] = Recovery.model_construct(kind="").model_dump(mode="json") | {"kind": None}  # type: ignore[arg-type]
+        if experiment.recovery.prompt is not None:  # what an empty field means has changed once
+            data["recovery"]["data"]["prompt_tokens"] = experiment.recovery.prompt
     data["evaluation"]["tasks"] = sorted(data["evaluation"]["tasks"])
     reference["evaluation"]["tasks"] = sorted(reference["evaluation"]["tasks"])
     entry = PerplexityCorpus().model_dump(mode="json")

@@ -15,7 +15,7 @@ import pandas as pd
 from core import settings
 from core.errors import StoreError
 from core.evaluation.averages import AVERAGE_METRIC, AVERAGE_TASK, SEVEN_METRICS
-from core.evaluation.metrics import text_of
+from core.evaluation.metrics import text_key
 from core.evaluation.outcomes import documents_folder
 from core.evaluation.paired import (
     Paired,
@@ -156,7 +156,7 @@ def differences(
 ) -> pd.DataFrame:
     """For runs with a dense run: standard error and p of each difference, taken on the same documents and windows.
 
-    Columns: run_id, task, metric, text (of perplexity, its windows, `text_of`, else ''), baseline, n, paired_stderr,
+    Columns: run_id, task, metric, text (of perplexity, its windows, `text_key`, else ''), baseline, n, paired_stderr,
     paired_p (exact McNemar for tasks, normal for means and perplexity). What was not kept document by document has no
     row. `known` remembers what was computed, for the next question.
     """
@@ -267,7 +267,7 @@ def _by_text(windows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]
 def _texts(store: Store, run_id: str) -> dict[str, dict[str, Any]]:
     """Protocols of a run's perplexities by their text, as windows have it."""
     found = (json.loads(str(text)) for text in store.metrics([run_id])["protocol"])
-    return {text_of(protocol): protocol for protocol in found}
+    return {text_key(protocol): protocol for protocol in found}
 
 
 def _perplexity(task: str, group: pd.DataFrame, protocol: Mapping[str, Any]) -> PerplexityPair:

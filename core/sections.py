@@ -225,6 +225,10 @@ def inapplicable(kind: str) -> list[str]:
     return [name for name, kinds in _APPLIES.items() if kind not in kinds]
 
 
+GENERATED_PROMPT = 128
+"""Tokens of a passage that generated documents begin with where nobody asks for others (docs/recovery.md: why)."""
+
+
 class RecoveryData(Section):
     """What the pruned model learns from."""
 
@@ -289,6 +293,13 @@ class Recovery(Section):
         lesson = data.get("data")
         form = lesson.get("format") if isinstance(lesson, Mapping) else getattr(lesson, "format", None)
         return {**data, "kind": "lora"} if form in ("instructions", "chat") else data
+
+    @property
+    def prompt(self) -> int | None:
+        """Tokens of a passage that each generated document begins with; None where none is generated."""
+        if self.data.corpus != "generated":
+            return None
+        return min(self.data.prompt_tokens or GENERATED_PROMPT, self.cutoff // 2)
 
     def inapplicable(self) -> list[str]:
         """Fields that this kind of training ignores, and that are refused when set."""

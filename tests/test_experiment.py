@@ -236,6 +236,19 @@ def test_settings_that_the_method_ignores_do_not_change_the_hash() -> None:
     assert experiment_hash(with_text, RESOLVED) == experiment_hash(magnitude, RESOLVED)
 
 
+def test_how_much_of_a_passage_generated_text_begins_with_is_in_the_hash_also_where_nobody_says_it() -> None:
+    def of(corpus: str | None, cutoff: int = 512, **data: int) -> Experiment:
+        recovery = {"kind": "distillation", "cutoff": cutoff, "data": {"corpus": corpus, **data}}
+        return Experiment.parse({"pruning": {"method": "taylor"}, "recovery": recovery})
+
+    empty, said, former = of("generated"), of("generated", prompt_tokens=128), of("generated", prompt_tokens=16)
+    assert module.canonical(empty, RESOLVED)["recovery"]["data"] == {"corpus": "generated", "prompt_tokens": 128}
+    assert experiment_hash(empty, RESOLVED) == experiment_hash(said, RESOLVED) != experiment_hash(former, RESOLVED)
+    short = of("generated", 24, prompt_tokens=500)  # at most half of a document
+    assert experiment_hash(short, RESOLVED) == experiment_hash(of("generated", 24), RESOLVED)
+    assert "data" not in module.canonical(of(None), RESOLVED)["recovery"]
+
+
 @pytest.mark.parametrize(("criterion", "matters"), [("l2", False), ("random", True)])
 def test_the_seed_of_a_method_counts_where_its_options_draw(criterion: str, matters: bool) -> None:
     one = Experiment.parse(

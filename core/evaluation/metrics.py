@@ -58,7 +58,7 @@ class Metric:
         )
 
 
-def text_of(protocol: Mapping[str, Any]) -> str:
+def text_key(protocol: Mapping[str, Any]) -> str:
     """Which windows a perplexity was measured on, as their rows name them in `doc_hash`: 0123456789abcdef/141.
 
     The start of the hash of all their tokens, and their number: the same tokens in fewer windows are another text,

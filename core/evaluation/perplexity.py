@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import NumericalError
 from core.evaluation.forward import Meter, NextTokenLogits, batch_rows, watched
-from core.evaluation.metrics import Metric, standard_error, text_of
+from core.evaluation.metrics import Metric, standard_error, text_key
 from core.evaluation.paired import bootstrap_mean
 from core.evaluation.precision import dtype_name, in_float32_if_it_fails
 from core.progress import Progress, silent
@@ -60,7 +60,7 @@ class PerplexityResult:
 
     def samples(self, windows: "Windows", stage: str = "pruned") -> list[dict[str, Any]]:
         """One row a window, as core.evaluation.tasks has them for documents; `score` is its mean NLL in nats."""
-        task, text = _task(windows), text_of(windows.info)
+        task, text = _task(windows), text_key(windows.info)
         rows = enumerate(self.window_nll)
         return [{"stage": stage, "task": task, "doc": place, "doc_hash": text, "score": nll} for place, nll in rows]
 

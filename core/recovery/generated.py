@@ -23,7 +23,7 @@ from core.errors import DataError
 from core.files import write_atomic
 from core.progress import Progress
 
-DOCUMENTS, PROMPT = 2048, 128  # documents, and tokens of a passage that each begins with, where nobody asks for others
+DOCUMENTS = 2048  # where nobody asks for others
 VERSION = "v5"
 WAIT_S = 0.5
 _TRIES = 16  # passages drawn for each document, as some are too short
@@ -45,11 +45,11 @@ def generated(
 ) -> list[list[int]]:
     """Token ids of documents of at most `length` tokens by the model; from `folder` if it wrote them before.
 
-    Each begins with `prompt` tokens of a passage, as many as `begun_with` leaves. DataError where no passage has that
-    many. The same model, number format, seed and number of rows at once give the same text on the same device. Of
-    several runs that want the same text one writes it. What was written before a kill is not written again.
+    Each begins with `prompt` tokens of a passage, fewer than `length`. DataError where no passage has that many. The
+    same model, number format, seed and number of rows at once give the same text on the same device. Of several runs
+    that want the same text one writes it. What was written before a kill is not written again.
     """
-    prompts = _prompts(tokenizer, documents, begun_with(prompt, length), seed)
+    prompts = _prompts(tokenizer, documents, prompt, seed)
     dtype = _dtype(model)
     at_once = _rows(model, dtype, length)
     told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
@@ -66,11 +66,6 @@ def generated(
         write_atomic(file, json.dumps(made))
         file.with_suffix(".part").unlink(missing_ok=True)
     return made
-
-
-def begun_with(prompt: int, length: int) -> int:
-    """Tokens of a passage that documents of at most `length` tokens begin with, where `prompt` are asked for."""
-    return min(prompt, max(1, length // 2))
 
 
 @contextmanager

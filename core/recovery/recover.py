@@ -19,9 +19,9 @@ from core.models.loading import load_directory
 from core.models.saving import save, verify
 from core.progress import Progress, while_it_lasts
 from core.recovery.distillation import Objective
-from core.recovery.generated import DOCUMENTS, PROMPT, begun_with, generated
+from core.recovery.generated import DOCUMENTS, generated
 from core.recovery.lora import PARTS, attach, linear_names, merge
-from core.recovery.samples import GENERATED, Material, material
+from core.recovery.samples import Material, material
 from core.recovery.training import Trained, train
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def recover(
     file = folder / "adapter" if not _full(choice) else folder / WEIGHTS
     work = _training_dtype(choice, dtype, device)
     teacher: Any = None
-    if choice.kind == "distillation" or choice.data.corpus == GENERATED:
+    if choice.kind == "distillation" or choice.prompt is not None:
         teacher = dense(work)[0]
     model, tokenizer = load_directory(pruned.folder, device=device, dtype=work, progress=progress("load"))
     data = _material(choice, teacher, tokenizer, fingerprint, seed, cache, progress)
@@ -138,16 +138,14 @@ def _material(
     progress: Callable[[str], Progress],
 ) -> Material:
     written: Sequence[Sequence[int]] | None = None
-    more: dict[str, Any] = {}
-    if choice.data.corpus == GENERATED:
-        more = {"prompt_tokens": begun_with(choice.data.prompt_tokens or PROMPT, choice.cutoff)}
+    if choice.prompt is not None:
         written = generated(
             teacher,
             tokenizer,
             fingerprint=fingerprint,
             documents=choice.data.max_samples or DOCUMENTS,
             length=choice.cutoff,
-            prompt=more["prompt_tokens"],
+            prompt=choice.prompt,
             seed=seed,
             folder=cache / "generated",
             progress=progress("write text"),
@@ -159,7 +157,7 @@ def _material(
         ),
         lambda: tell(0, 1, "texts"),
     )
-    return replace(found, info={**found.info, **more})
+    return found if choice.prompt is None else replace(found, info={**found.info, "prompt_tokens": choice.prompt})
 
 
 def _objective(choice: "Recovery", model: Any, teacher: Any) -> Objective:

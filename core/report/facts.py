@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from core.charts_frames import Quality
-from core.evaluation.metrics import text_of
+from core.evaluation.metrics import text_key
 from core.report.document import Text
 from core.report.material import Family, Group, Value
 from core.report.tables import Sheet, blocks, gain_interval, half_width, protocol_of
@@ -68,9 +68,9 @@ def _paired(sheet: Sheet, first: str, second: str, quality: Quality) -> Contrast
     if pair.problem:
         return None
     if quality.metric == "perplexity":
-        text = text_of(protocol_of(sheet, quality))
+        text = text_key(protocol_of(sheet, quality))
         for each in pair.perplexities:
-            if text and text_of(each.protocol) == text:
+            if text and text_key(each.protocol) == text:
                 return Contrast(each.ratio, each.low, each.high, ratio=True, paired=True)
         return None
     if quality.is_mean:

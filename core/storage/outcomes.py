@@ -69,7 +69,7 @@ def _sides(first: str, others: Sequence[str]) -> str:
 
 def windows(store: Store, home: Path, first: str, others: Sequence[str]) -> pd.DataFrame:
     """Mean NLL of each window that each of the others shares with the first run: run, task, text
-    (core/evaluation/metrics.py: text_of), doc, first, second. The first run alone: before recovery, and after it.
+    (core/evaluation/metrics.py: text_key), doc, first, second. The first run alone: before recovery, and after it.
 
     Rows of former versions have the hash of the tokens alone: its windows are counted. Where such a run read one text
     in windows of several lengths, they are left out: which window is of which length cannot be told any more.
@@ -88,7 +88,7 @@ def windows(store: Store, home: Path, first: str, others: Sequence[str]) -> pd.D
 
 
 def _windows_of(side: str) -> str:
-    """The windows of a side, each text named as `text_of` does."""
+    """The windows of a side, each text named as `text_key` does."""
     return f"""{side}_windows AS (
         SELECT run, task, doc, score, CASE WHEN contains(doc_hash, '/') THEN doc_hash
             ELSE doc_hash || '/' || count(*) OVER of_text END AS text

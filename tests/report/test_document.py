@@ -284,9 +284,8 @@ def test_zeros_are_held_against_real_cuts_that_take_no_more_of_the_model(
     assert "at 0 of 2 sizes. At the largest: Wanda 60 %" in said  # neither one with fewer zeros nor another format's
     mean = "Mean of the seven tasks, zeros against real cuts"
     assert f"{mean}: with at least as much of the model set to zero, a masked row is better than" in said
-    assert (
-        said.partition(mean)[2].partition(" sizes")[0].endswith("at 1 of 2")
-    )  # 44 % is more than 43 %, 48 % less than 53 %
+    told = said.partition(mean)[2].partition(" sizes")[0]
+    assert told.endswith("at 1 of 2")  # 44 % is more than 43 %, 48 % less than 53 %
 
 
 def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, reports: Callable[[], Reports]) -> None:
