@@ -1,7 +1,7 @@
 """Runs of a study in stretches of time, where a machine is to be had for minutes only: the first in the file first.
 
     python -m benchmarks.stretch STUDY.yaml --home DIR [--devices 0 1] [--slots 3] [--minutes 9]
-                                 [--only WORD …] [--skip WORD …] [--tinyllama DIR]
+                                 [--only WORD …] [--skip WORD …] [--tinyllama DIR] [--leave GIB]
 
 Each run is `python -m core run` in its own process, `--slots` at once on each device (CUDA_VISIBLE_DEVICES; `cpu` for
 none). What was finished is not done again; what was cut off goes on from its last stage, part or checkpoint. At the
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import row, tinyllama_folder
 from core.jobs.rundir import RunDirectory, list_runs, new_run_id, to_json, write_atomic
@@ -95,6 +96,18 @@ class Stretch:
         self._collect()
 
 
+def taken(devices: Sequence[str], leave: float) -> list[Any]:
+    """Memory of each GPU, taken until `leave` GiB of it are free; it is given back with what is returned."""
+    import torch
+
+    held = []
+    for device in devices:
+        free, _ = torch.cuda.mem_get_info(int(device))
+        held.append(torch.empty(max(0, int(free - leave * GIB)), dtype=torch.uint8, device=f"cuda:{device}"))
+        say(f"device {device}: {held[-1].numel() / GIB:.1f} of {free / GIB:.1f} GiB taken")
+    return held
+
+
 def described(run: Planned) -> str:
     """A run's name, with what the names of dense models leave out and options ask for."""
     told = [run.name, "speed" if run.experiment.evaluation.speed else "", f"device {run.experiment.device}"]
@@ -151,6 +164,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=1, help="runs at once on each device")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long the stretch is")
     parser.add_argument("--tinyllama", type=Path, help="in place of the study's model: TinyLlama's shape, made here")
+    parser.add_argument("--leave", type=float, help="GiB of each GPU's memory that runs may use; the rest is taken")
     parser.add_argument(
         "--only", nargs="*", default=[], help="words of which a run's name must hold one; also: speed, device cpu"
     )
@@ -171,7 +185,9 @@ def main(arguments: list[str]) -> None:
     runs = [run for run in runs if not any(word in described(run) for word in chosen.skip)]
     slots = [device for _ in range(chosen.slots) for device in chosen.devices]
     stretch = Stretch(study, chosen.home.resolve(), slots, until)
+    held = taken(chosen.devices, chosen.leave) if chosen.leave else []
     stretch.work(runs)
+    del held
     listed(stretch, runs)
     if chosen.tinyllama:
         costs(stretch, runs)

@@ -67,7 +67,8 @@ def gguf_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> Ggu
     if model.get("type") != "BPE":
         raise _refusal(f"it is a {model.get('type')} tokenizer, and only BPE is known to come out right")
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    spaced = bool(model.get("byte_fallback"))
+    # where bytes are letters nothing falls back to them, whatever the file says (transformers 5.17 says so of a GGUF's)
+    spaced = bool(model.get("byte_fallback")) and not _byte_level(data)
     notes: list[str] = []
     if spaced:
         kind, pre, flags = "llama", "default", {"add_space_prefix": _space_prefix(data)}
@@ -103,6 +104,12 @@ def _steps(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
     return [part]
 
 
+def _byte_level(data: Mapping[str, Any]) -> bool:
+    """Whether its last step before merging writes text as bytes, each of them a letter."""
+    steps = _steps(data.get("pre_tokenizer"), "pretokenizers")
+    return bool(steps) and steps[-1]["type"] == "ByteLevel"
+
+
 def _pre(data: Mapping[str, Any], notes: list[str]) -> str:
     """llama.cpp's name of the rule by which a byte-level tokenizer cuts text into words."""
     normalizers = [step["type"] for step in _steps(data.get("normalizer"), "normalizers")]
@@ -111,7 +118,7 @@ def _pre(data: Mapping[str, Any], notes: list[str]) -> str:
     elif normalizers:
         raise _refusal(f"it changes text first ({', '.join(normalizers)})")
     steps = _steps(data.get("pre_tokenizer"), "pretokenizers")
-    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
+    if not _byte_level(data) or steps[-1].get("add_prefix_space"):
         raise _refusal("its words are not cut by plain byte-level rules")
     *before, last = steps
     if last.get("use_regex", True):

@@ -37,6 +37,17 @@ def test_a_llama_3_rule_that_merges_whole_words_has_another_name(bpe: Any) -> No
     assert gguf_tokenizer(tokenizer, 400).pre == "dbrx"
 
 
+def test_a_byte_level_tokenizer_that_says_byte_fallback_is_one_all_the_same(bpe: Any) -> None:
+    """transformers 5.17 writes so of what it reads from a GGUF file, with an empty sequence of normalizers."""
+    from tokenizers import normalizers
+
+    plain, told = bpe("gpt-2"), bpe("gpt-2")
+    told.backend_tokenizer.model.byte_fallback = True
+    told.backend_tokenizer.normalizer = normalizers.Sequence([])
+    assert [told(text)["input_ids"] for text in AWKWARD] == [plain(text)["input_ids"] for text in AWKWARD]
+    assert gguf_tokenizer(told, 400) == gguf_tokenizer(plain, 400)
+
+
 def test_byte_fallback_becomes_scores(bpe: Any) -> None:
     found = gguf_tokenizer(bpe("llama-2"), 384)
     assert (found.model, found.merges) == ("llama", [])
