@@ -4,7 +4,7 @@ For one sequence, and for a batch whose size is stated (`BATCHES`). Prefill: tok
 with the last position's logits. First token, one sequence only: milliseconds from a short prompt to the first chosen
 token. Decode: tokens a second after it, greedy, with the KV cache, of all sequences together. Values are medians over
 the repetitions; `details` holds the quartiles around them and, where other programs used the device meanwhile, what
-they did; `stderr` is the standard error of a median from the repetitions' spread.
+they did; `stderr` is the standard error of a median from the quartiles, widened where repetitions are few.
 
 The caller sees to it that other runs and the chat pause meanwhile: core/device_use.py.
 """
@@ -15,8 +15,9 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from core.evaluation.load import watch
@@ -25,8 +26,8 @@ from core.evaluation.precision import dtype_name
 from core.progress import Progress, silent
 
 TASK = "speed"
-BUDGET = 16.0  # seconds for all models together
-REPETITIONS = (3, 15)  # at least, at most
+BUDGET = 30.0  # seconds for all models together
+REPETITIONS = (5, 15)  # at least, at most
 SHORT_PROMPT = 32
 PREFILL, FIRST, DECODE, PEAK = (
     "prefill_tokens_per_second",
@@ -54,7 +55,7 @@ BATCHES = {
 def measure(models: dict[str, Any], *, device: str, progress: Progress = silent, beside: str = "") -> list[Metric]:
     """Speed and peak memory of loaded models, e.g. {"pruned": …, "dense": …}; a metric's stage is its model's name.
 
-    Repetitions go round the models until about BUDGET seconds are used, at least three each. Peak memory is the
+    Repetitions go round the models until about BUDGET seconds are used, at least five each. Peak memory is the
     weights and the most that a repetition took on top of what was in use before it; on a CPU it is left out where the
     system does not tell. A batch that does not fit into the device's memory is left out for all models. `beside`: what
     is known already to disturb the measurement, in words. `progress` counts repetitions.
@@ -122,20 +123,33 @@ def _summary(
             metrics.append(Metric(stage, TASK, name, max(values), None, len(values), protocol))
             continue
         if len(values) > 1:
-            low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-            details = {"quartiles": [low, high], **details}
+            details = {"quartiles": list(quartiles(values)), **details}
         value = statistics.median(values)
         metrics.append(Metric(stage, TASK, name, value, median_error(values), len(values), protocol, details))
     return metrics
 
 
-def median_error(values: list[float]) -> float | None:
-    """Standard error of a median of nearly normal values, √(π/2) · s / √n; s from the median absolute deviation."""
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third, interpolated between the values in their order."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def median_error(values: Sequence[float]) -> float | None:
+    """Standard error of a median of nearly normal values; None for a single one.
+
+    √(π/2) · s / √n, with s = (q₃ − q₁) over what that is for n normal values of σ = 1 (Blom 1958), which one disturbed
+    value of five does not move; times t / 1.96, Student's quantile of n − 1 degrees of freedom, so that 1.96 of it
+    reach as far to each side as a 95 % interval of so few values has to.
+    """
     if len(values) < 2:
         return None
-    middle = statistics.median(values)
-    spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
-    return math.sqrt(math.pi / 2) * spread / math.sqrt(len(values))
+    from scipy.special import stdtrit
+
+    n, (low, high) = len(values), quartiles(values)
+    expected = 2 * NormalDist().inv_cdf((0.75 * (n - 1) + 1 - 0.375) / (n + 0.25))
+    widened = float(stdtrit(n - 1, 0.975)) / NormalDist().inv_cdf(0.975)
+    return widened * math.sqrt(math.pi / 2) * (high - low) / expected / math.sqrt(n)
 
 
 class _Probe:

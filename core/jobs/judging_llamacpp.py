@@ -111,9 +111,8 @@ def _dense_file(setting: "Setting", folder: Path, progress: Progress) -> tuple[P
 
 def _metric(stage: str, name: str, values: list[float], protocol: dict[str, Any], details: dict[str, Any]) -> "Metric":
     from core.evaluation.metrics import Metric
-    from core.evaluation.speed import median_error
+    from core.evaluation.speed import median_error, quartiles
 
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    details = {"quartiles": [low, high], **details}
+    details = {"quartiles": list(quartiles(values)), **details}
     value, error = statistics.median(values), median_error(values)
     return Metric(stage, TASK, f"{name}_tokens_per_second", value, error, len(values), protocol, details)

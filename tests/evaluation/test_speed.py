@@ -2,6 +2,8 @@
 
 import math
 import os
+import random
+import statistics
 import subprocess
 import sys
 import time
@@ -83,7 +85,23 @@ def test_the_median_and_its_error_ignore_one_disturbed_repetition() -> None:
     (metric,) = speed._summary("dense", rows, {})
     assert metric.value == 10.0
     assert metric.stderr is not None
-    assert metric.stderr < 0.2
+    assert metric.stderr < 0.3
+
+
+def test_two_of_three_that_are_close_do_not_hide_the_third() -> None:
+    assert (speed.median_error([47.4, 47.6, 24.8]) or 0) > 20
+
+
+@pytest.mark.parametrize("repetitions", [3, 4, 5, 8, 15])
+def test_the_interval_of_a_speed_holds_its_median_about_as_often_as_it_says(repetitions: int) -> None:
+    generator = random.Random(repetitions)
+    drawn = [[generator.gauss(100.0, 5.0) for _ in range(repetitions)] for _ in range(4000)]
+    held = [abs(statistics.median(each) - 100.0) <= 1.959964 * (speed.median_error(each) or 0) for each in drawn]
+    assert 0.9 < sum(held) / len(held) < 0.99
+
+
+def test_one_repetition_has_no_error() -> None:
+    assert speed.median_error([10.0]) is None
 
 
 def test_quartiles_stand_beside_the_median_and_what_disturbed_it_too() -> None:
