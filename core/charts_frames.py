@@ -15,7 +15,7 @@ import pandas as pd
 
 from core.charts_runs import QUANTISED as QUANTISED
 from core.charts_runs import describe_runs as describe_runs
-from core.charts_words import differing_words, mapping, protocol_words
+from core.charts_words import canonical, differing_words, mapping, protocol_words
 from core.evaluation.averages import AVERAGE_TASK, SEVEN_METRICS
 from core.evaluation.metrics import text_key
 from core.evaluation.paired import normal_p
@@ -172,7 +172,7 @@ def points(
     for column in ("before", "before_stderr"):
         table[column] = table[column].where(table["stage"].eq("recovered"))
     table["baseline"] = table["run_id"].map(lambda run_id: baselines.get(run_id))
-    own = _by_run_and_quality(beside)
+    own = _by_run_and_quality(beside) | _beside_kernels(table, beside)
     keys = list(zip(table["run_id"], table["quality"], strict=True))
     table["beside"] = [own.get(key, (math.nan, math.nan))[0] for key in keys]
     kinds = dict(zip(about["run_id"], about["kind"], strict=True))
@@ -220,6 +220,27 @@ def _by_run_and_quality(rows: pd.DataFrame) -> _Values:
     """(run id, quality key) → value and stderr."""
     columns = (rows[name] for name in ("run_id", "quality", "value", "stderr"))
     return {(str(run), str(quality)): (value, error) for run, quality, value, error in zip(*columns, strict=True)}
+
+
+def _beside_kernels(table: pd.DataFrame, beside: pd.DataFrame) -> _Values:
+    """Of what was timed on kernels of its own (`speed/2:4`) the dense model's value: it was timed without them."""
+    special = table[table["task"].astype(str).str.startswith("speed/")]
+    if special.empty:
+        return {}
+    names = ("run_id", "metric", "protocol", "value", "stderr")
+    plain = {
+        (str(run), str(metric), canonical(mapping(protocol))): (value, error)
+        for run, metric, protocol, value, error in beside.loc[beside["task"].eq("speed"), list(names)].itertuples(
+            index=False
+        )
+    }
+    found = {}
+    for row in special.itertuples():
+        protocol = {key: value for key, value in mapping(row.protocol).items() if key != "kernels"}
+        known = plain.get((str(row.run_id), str(row.metric), canonical(protocol)))
+        if known is not None:
+            found[str(row.run_id), str(row.quality)] = known
+    return found
 
 
 def _baseline_values(table: pd.DataFrame, own: _Values, kinds: Mapping[str, str]) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.experiment import Experiment
-from core.sections import Pruning
+from core.sections import Pruning, Recovery
 
 LONGEST = 200
 _KINDS = {"lora": "LoRA", "distillation": "distillation"}
@@ -13,19 +13,25 @@ _ALWAYS = (*_FIRST, "pruning.layers", "recovery.kind")
 
 
 def names_of(study: str, runs: Sequence[tuple[set[str], Experiment]]) -> list[str]:
-    """One name a run, no two alike: the study's, and the values of the changed fields that are not the same in all."""
+    """One name a run, no two alike: the study's, and the values of the changed fields that are not the same in all; of
+    recovery's those that are not the same in all of its kind."""
     plain = [experiment.to_dict() for _, experiment in runs]
     fields = {path for changed, _ in runs for path in changed}
     leaves = {leaf for path in fields for data in plain for leaf in _leaves(path, _at(data, path))}
     varied = {leaf for leaf in leaves if _varies(leaf, plain)}
     if "pruning.method" in varied:
         varied.add("pruning.ratio")
-    ordered = sorted(varied, key=lambda leaf: (_FIRST.index(leaf) if leaf in _FIRST else len(_FIRST), leaf))
+    ordered = sorted(varied, key=_place)
     silent = {leaf: _silent(leaf, plain) for leaf in ordered}
     taken: dict[str, int] = {}
     found = []
+    shared: dict[Any, set[str]] = {}
     for data in plain:
-        words = [_words(leaf, _at(data, leaf), silent[leaf]) for leaf in ordered]
+        kind = _at(data, "recovery.kind")
+        if kind not in shared:
+            alike = [each for each in plain if _at(each, "recovery.kind") == kind]
+            shared[kind] = {leaf for leaf in ordered if _of_recovery(leaf) and not _varies(leaf, alike)}
+        words = ["" if leaf in shared[kind] else _words(leaf, _at(data, leaf), silent[leaf]) for leaf in ordered]
         label = " ".join(filter(None, words[:2])) if ordered[:2] == list(_FIRST[2:]) else ""
         rest = words[2:] if label else words
         title = ", ".join(filter(None, [label, *rest])) or ("dense" if data["pruning"] is None else "")
@@ -34,6 +40,15 @@ def names_of(study: str, runs: Sequence[tuple[set[str], Experiment]]) -> list[st
         again = f" ({taken[name]})" if taken[name] > 1 else ""
         found.append(name[: LONGEST - len(again)] + again)
     return found
+
+
+def _place(leaf: str) -> tuple[int, str]:
+    """Where a field stands in a name: what is pruned, and how, first; of recovery its kind."""
+    return (_FIRST.index(leaf) if leaf in _FIRST else len(_FIRST), leaf.replace("recovery.kind", "recovery."))
+
+
+def _of_recovery(leaf: str) -> bool:
+    return leaf.startswith("recovery.") and leaf != "recovery.kind"
 
 
 def _varies(leaf: str, plain: Sequence[Mapping[str, Any]]) -> bool:
@@ -81,7 +96,7 @@ def _silent(leaf: str, plain: Sequence[Mapping[str, Any]]) -> Any:
         return ...
     if leaf.startswith("evaluation."):
         return next((value for value in known if sum(value == each for each in known) > len(known) / 2), ...)
-    return _at(Experiment(pruning=Pruning(method="random")).to_dict(), leaf)
+    return _at(Experiment(pruning=Pruning(method="random"), recovery=Recovery()).to_dict(), leaf)
 
 
 def _at(data: Mapping[str, Any], path: str) -> Any:

@@ -50,6 +50,22 @@ def test_a_grid_is_a_product_and_runs_come_after_it():
     assert not found.left_out
 
 
+def test_of_recovery_a_name_says_what_differs_among_those_of_its_kind():
+    text = """grid:
+  - pruning.method: [taylor]
+    pruning.ratio: [0.3, 0.4]
+    recovery:
+      - {kind: lora}
+      - {kind: lora, epochs: 4}
+      - {kind: distillation, full_weights: true, epochs: 1, micro_batch: 16}
+"""
+    assert [name for name in names(text) if "30" in name] == [
+        "Mine: 30 %, LoRA",
+        "Mine: 30 %, LoRA, epochs 4.0",
+        "Mine: 30 %, distillation",
+    ]
+
+
 def test_what_goes_without_saying_is_not_in_a_name():
     text = """grid:
   - {pruning.method: [l1, l2], pruning.target: [model, selected], evaluation.speed: [false]}

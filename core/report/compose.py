@@ -23,7 +23,7 @@ from core.report.document import (
     Table,
     Text,
 )
-from core.report.facts import dense_facts, family_facts, recovery_facts, speed_facts
+from core.report.facts import dense_facts, family_facts, mask_sizes, recovery_facts, speed_facts
 from core.report.material import Family, Material, Numbers
 from core.report.names import Names, short_model
 from core.report.protocol import methods_section
@@ -184,7 +184,7 @@ def _speed(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
     for place, chosen in enumerate(tables.speed_qualities(sheet), 1):
         table = tables.speed_table(sheet, chosen, f"tab:speed-{place}", _devices(sheet, chosen))
         if table is not None:
-            found.append(table)
+            found += [table, *_items(speed_facts(sheet, chosen))]
     decode = _decode(sheet, told)
     if decode is not None:
         batch = str(tables.protocol_of(sheet, decode).get("batch", "–"))
@@ -192,7 +192,7 @@ def _speed(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
             drawn = figures.tradeoff(sheet, quality, decode, f"fig:speed-{place}", batch, _devices(sheet, [decode]))
             if drawn is not None:
                 found.append(drawn)
-        found += _items(speed_facts(sheet, decode))
+        found += _items(mask_sizes(sheet))
     return [Heading(sheet.words.say("family_speed"), 2), *found] if found else []
 
 

@@ -10,7 +10,7 @@ from core.charts_frames import Quality
 from core.evaluation.metrics import text_key
 from core.report.document import Text
 from core.report.material import Family, Group, Value
-from core.report.tables import Sheet, blocks, gain_interval, half_width, protocol_of
+from core.report.tables import Sheet, blocks, gain_interval, half_width, kernel_label, kernel_qualities, protocol_of
 
 MOST_NAMED = 12
 """Rows that one sentence names."""
@@ -208,38 +208,60 @@ def recovery_facts(sheet: Sheet, quality: Quality) -> list[Text]:
     return found
 
 
-def speed_facts(sheet: Sheet, decode: Quality) -> list[Text]:
-    """Which is fastest, and which are no faster than dense; masks and real cuts apart; then sizes of masks on disk."""
-    say, figures = sheet.words.say, sheet.names.figures
-    known = [
-        (value, group)
-        for group in sheet.numbers.groups
-        if group.family != "dense" and (value := sheet.numbers.value(group, decode)) is not None and value.dense > 0
-    ]
+def speed_facts(sheet: Sheet, chosen: Sequence[Quality]) -> list[Text]:
+    """Decoding, as one table has it: which is fastest, which are told apart from dense; masks and real cuts apart; what
+    kernels of their own made of it."""
+    decode = next((each for each in chosen if each.metric == "decode_tokens_per_second"), None)
+    if decode is None:
+        return []
+    known = [each for each in _timed(sheet, decode) if each[1].family != "dense"]
     found: list[Text] = []
     if known:
         value, group = max(known, key=lambda each: each[0].mean / each[0].dense)
-        found.append(sheet.words.fill(
-            "s_fastest", label=sheet.names.label(group), value=figures.measured(value.mean, value.stderr, decode),
-            times=figures.fixed(value.mean / value.dense, 2), dense=figures.measured(value.dense, math.nan, decode),
-        ))  # fmt: skip
-        slow = [sheet.names.label(each) for value, each in known if round(value.mean / value.dense, 2) <= 1]
-        key = "s_not_faster" if slow else "s_all_faster"
-        parts = {"count": str(len(slow)), "labels": named(sheet, slow)} if slow else {}
-        found.append((say(key, all=len(known), **parts),))
+        verdict = sheet.words.say("s_significant" if value.mark else "s_not_significant")
+        found.append(sheet.words.fill("s_fastest", **_times(sheet, value, decode), verdict=verdict,
+                                      label=sheet.names.label(group)))  # fmt: skip
+        found += [_marked(sheet, [group for _, group in known], decode)] if len(known) > 1 else []
         masked, cut = (
             [value.mean / value.dense for value, group in known if group.masked is zeros and group.kind != "quantised"]
             for zeros in (True, False)
         )
         if masked and cut:
             found.append(sheet.words.fill("s_speeds", masks=_span(sheet, masked), cuts=_span(sheet, cut)))
+    for quality in kernel_qualities(sheet, chosen):
+        if quality.metric != decode.metric:
+            continue
+        for value, group in _timed(sheet, quality):
+            label = kernel_label(sheet, group, quality)
+            found.append(sheet.words.fill("s_kernels", **_times(sheet, value, quality), label=label))
+    return found
+
+
+def _timed(sheet: Sheet, quality: Quality) -> list[tuple[Value, Group]]:
+    """Groups that were timed so beside the dense model."""
+    known = ((sheet.numbers.value(group, quality), group) for group in sheet.numbers.groups)
+    return [(value, group) for value, group in known if value is not None and value.dense > 0]
+
+
+def _times(sheet: Sheet, value: Value, quality: Quality) -> dict[str, str]:
+    figures = sheet.names.figures
+    return {
+        "value": figures.measured(value.mean, value.stderr, quality),
+        "times": figures.fixed(value.mean / value.dense, 2),
+        "dense": figures.measured(value.dense, math.nan, quality),
+    }
+
+
+def mask_sizes(sheet: Sheet) -> list[Text]:
+    """What masked models take on disk beside the dense one."""
+    figures = sheet.names.figures
     masks = [group.bytes for group in sheet.numbers.groups if group.masked and math.isfinite(group.bytes)]
     dense = [group.bytes for group in sheet.numbers.of("dense") if math.isfinite(group.bytes)]
-    if masks and dense:
-        low, high = figures.fixed(min(masks) / 1e6, 0), figures.fixed(max(masks) / 1e6, 0)
-        size = f"{low} MB" if low == high else f"{low}–{high} MB"
-        found.append(sheet.words.fill("s_masks_size", mask=size, dense=f"{figures.fixed(dense[0] / 1e6, 0)} MB"))
-    return found
+    if not masks or not dense:
+        return []
+    low, high = figures.fixed(min(masks) / 1e6, 0), figures.fixed(max(masks) / 1e6, 0)
+    size = f"{low} MB" if low == high else f"{low}–{high} MB"
+    return [sheet.words.fill("s_masks_size", mask=size, dense=f"{figures.fixed(dense[0] / 1e6, 0)} MB")]
 
 
 def _span(sheet: Sheet, times: Sequence[float]) -> str:

@@ -135,12 +135,12 @@ class Names:
         if pattern not in ("", "unstructured") and "pruning.pattern" not in varying:
             said.insert(0, pattern)
         if recovery is not None:
-            said.append(self._recovery(recovery, self._recoveries()))
+            said.append(self._recovery(recovery, self._recoveries(recovery["kind"])))
         return [word for word in said if word]
 
-    def _recoveries(self) -> list[Mapping[str, Any]]:
+    def _recoveries(self, kind: str) -> list[Mapping[str, Any]]:
         found = (experiment.to_dict()["recovery"] for experiment in self._material.experiments.values())
-        return [each for each in found if each]
+        return [each for each in found if each and each["kind"] == kind]
 
     def _setting(self, name: str, value: Any) -> str:
         """How a setting that varies is said; '' where it is the usual."""
@@ -181,7 +181,7 @@ class Names:
         return ", ".join(said)
 
     def _recovery(self, value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-        """`LoRA`, and those of its settings that are not the same in all recoveries of the report."""
+        """`LoRA`, and those of its settings that are not the same in all recoveries of its kind in the report."""
         said = [self.words.say(str(value["kind"]))]
         for section, own, rest in (
             (RecoveryData, value.get("data") or {}, [each.get("data") or {} for each in others]),
@@ -189,7 +189,7 @@ class Names:
         ):
             for name in section.model_fields:
                 differs = len({canonical(each.get(name)) for each in rest}) > 1
-                if name in ("kind", "data", "format") or not differs or own.get(name) is None:
+                if name in ("kind", "data", "format") or not differs or own.get(name) in (None, False, "auto"):
                     continue
                 said.append(
                     file_of(str(own[name]))

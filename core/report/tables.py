@@ -255,8 +255,20 @@ def speed_qualities(sheet: Sheet) -> list[list[Quality]]:
     return kept
 
 
+def kernel_qualities(sheet: Sheet, chosen: Sequence[Quality]) -> list[Quality]:
+    """The same measures by the same protocol, but for kernels of their own (2:4)."""
+    protocol = protocol_of(sheet, chosen[0])
+    return [
+        each
+        for each in sheet.numbers.qualities
+        if each.task.startswith("speed/") and each.metric in SPEED_METRICS
+        and {key: value for key, value in protocol_of(sheet, each).items() if key != "kernels"} == protocol
+    ]  # fmt: skip
+
+
 def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str) -> Table | None:
-    """Speed, memory and bytes of every group that was timed in one way, with how many times dense."""
+    """Speed, memory and bytes of every group that was timed in one way, with how many times dense; beneath a group
+    what it came to on kernels of its own."""
     say = sheet.words.say
     timed = [each for each in chosen if each.metric != "macs"]  # counted work is there for runs of other devices, too
     groups = [group for group in sheet.numbers.groups if any(sheet.numbers.value(group, each) for each in timed)]
@@ -265,25 +277,31 @@ def speed_table(sheet: Sheet, chosen: Sequence[Quality], label: str, device: str
     columns = [Column(say("method"), numeric=False), Column(say("removed"), "%")]
     columns += [Column(sheet.names.plain_quality(each, short=True), sheet.names.unit(each)) for each in chosen]
     columns.append(Column(say("on_disk"), "MB"))
-    figures = sheet.names.figures
-    rows = [
-        Row(
-            (
-                Cell(sheet.names.label(group)),
-                Cell("" if group.family in ("dense", "quantised") else
-                     figures.fixed(100 * group.removed, 1) + (f" ({say('zeros_in')})" if group.masked else "")),
-                *(_speed_cell(sheet, group, each) for each in chosen),
-                Cell(figures.fixed(group.bytes / 1e6, 0)),
-            ),
-            group.runs,
-        )
-        for group in groups
-    ]  # fmt: skip
+    special = {each.metric: each for each in kernel_qualities(sheet, chosen)}
+    rows = []
+    for group in groups:
+        rows.append(_speed_row(sheet, group, sheet.names.label(group), chosen))
+        if any(sheet.numbers.value(group, each) for each in special.values()):
+            name = kernel_label(sheet, group, next(iter(special.values())))
+            rows.append(_speed_row(sheet, group, name, [special.get(each.metric) for each in chosen]))
     batch = protocol_of(sheet, chosen[0]).get("batch")
     words = sheet.names.ways(chosen[0]) or sheet.names.protocol_word("batch", batch)
-    notes = (say("n_times"), *_notes(sheet, groups, chosen))
+    notes = (say("n_times"), *_notes(sheet, groups, [*chosen, *special.values()]))
     caption = say("c_speed", protocol=words, device=device)
     return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),), notes)
+
+
+def kernel_label(sheet: Sheet, group: Group, quality: Quality) -> str:
+    """A row's name with the kernels that it ran on."""
+    return sheet.words.say("on_kernels", label=sheet.names.label(group), kernels=quality.task.partition("/")[2])
+
+
+def _speed_row(sheet: Sheet, group: Group, name: str, chosen: Sequence[Quality | None]) -> Row:
+    figures, removed = sheet.names.figures, ""
+    if group.family not in ("dense", "quantised"):
+        removed = figures.fixed(100 * group.removed, 1) + (f" ({sheet.words.say('zeros_in')})" if group.masked else "")
+    cells = [Cell(NONE) if each is None else _speed_cell(sheet, group, each) for each in chosen]
+    return Row((Cell(name), Cell(removed), *cells, Cell(figures.fixed(group.bytes / 1e6, 0))), group.runs)
 
 
 def _speed_cell(sheet: Sheet, group: Group, quality: Quality) -> Cell:

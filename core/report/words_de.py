@@ -169,6 +169,7 @@ GERMAN = {
     "n_leak": "† beurteilt auf Text, den Kalibrierung oder Nachtraining gelesen haben, oder auf Text gleicher "
     "Herkunft.",
     "n_disturbed": "‡ neben anderer Last auf dem Gerät gemessen.",
+    "on_kernels": "{label}, auf {kernels}-Kernen",
     "n_times": "× ist der Wert geteilt durch den des dichten Modells, wo möglich im selben Lauf gemessen.",
     # --- captions
     "c_environment": "Umgebung der Läufe.",
@@ -227,10 +228,10 @@ GERMAN = {
     "{high}, {how}; es {verdict}){back}.",
     "s_back": "; von dem, was der Schnitt kostete, kamen {share} zurück",
     "s_fastest": "Gegen dicht im selben Lauf decodiert {label} am schnellsten: {value} Token/s, "
-    "das {times}-Fache von dicht ({dense}).",
-    "s_not_faster": "{count} von {all} Zeilen sind im Decode nicht schneller als dicht (höchstens das 1,00-Fache): "
-    "{labels}.",
-    "s_all_faster": "Alle {all} Zeilen sind im Decode schneller als dicht.",
+    "das {times}-Fache von dicht ({dense}); der Unterschied ist {verdict}.",
+    "s_significant": "signifikant",
+    "s_not_significant": "nicht signifikant",
+    "s_kernels": "{label}, decodiert mit dem {times}-Fachen von dicht: {value} Token/s gegen {dense}.",
     "s_guessing": "Innerhalb von zwei Standardfehlern vom Raten auf diesen Dokumenten: {labels}.",
     "s_front": "In {quality} und {axis} nicht dominiert (keine andere Zeile ist in beidem mindestens so gut und in "
     "einem besser): {labels}.",

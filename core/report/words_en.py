@@ -163,6 +163,7 @@ ENGLISH = {
     "n_marks": "▲ significantly better, ▼ worse than dense (5 %, Holm). ± standard error.",
     "n_leak": "† judged on text that calibration or recovery read, or of the same origin.",
     "n_disturbed": "‡ measured beside other work on the device.",
+    "on_kernels": "{label}, on {kernels} kernels",
     "n_times": "× is the value over the dense model’s, measured in the same run where it was.",
     # --- captions
     "c_environment": "Environment of the runs.",
@@ -221,9 +222,10 @@ ENGLISH = {
     "{how}; it {verdict}){back}.",
     "s_back": "; of what the cut cost, {share} came back",
     "s_fastest": "Against dense in the same run, {label} decodes fastest: {value} tokens/s, "
-    "{times} times dense ({dense}).",
-    "s_not_faster": "{count} of {all} rows decode no faster than dense (at most 1.00 times): {labels}.",
-    "s_all_faster": "All {all} rows decode faster than dense.",
+    "{times} times dense ({dense}); the difference is {verdict}.",
+    "s_significant": "significant",
+    "s_not_significant": "not significant",
+    "s_kernels": "{label}, decodes at {times} times dense: {value} tokens/s against {dense}.",
     "s_guessing": "Within two standard errors of guessing on these documents: {labels}.",
     "s_front": "Not dominated in {quality} and {axis} (no other row is at least as good in both and better in one): "
     "{labels}.",

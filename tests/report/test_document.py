@@ -257,6 +257,7 @@ def test_sentences_name_the_lowest_the_next_and_whether_the_interval_leaves_out_
     assert "L1 norm less Taylor (LLM-Pruner) is −0.6\u00a0points (95 % interval −4.1 to +2.9" in said
     assert "Against random removal at the same size, perplexity (passages): better in 6 of 6 rows" in said
     assert "Against dense in the same run, Q8_0 decodes fastest: 36.00" in said
+    assert "1.20 times dense (30.00); the difference is significant." in said
     assert "Masked models decode at 0.98 times dense, models that are really smaller at 1.00–1.20 times." in said
     assert "because" not in said.lower()
 
@@ -308,6 +309,46 @@ def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, repor
     assert "L2 norm 20 %, bfloat16 decodes fastest: 122.0" in said
     assert "Not dominated in perplexity (passages) and decoding speed" in said
     assert "fig:speed-1" in {each.label for each in document.figures()}
+
+
+def test_what_kernels_of_their_own_make_of_a_mask_stands_beneath_it_and_is_held_against_dense(
+    runs: Home, reports: Callable[[], Reports]
+) -> None:
+    gpu = {"device": "cuda:0", "device_name": "NVIDIA H200", "dtype": "bfloat16"}
+    protocol = {**SPEED, "device": "cuda", "dtype": "bfloat16"}
+    kernels = {**protocol, "kernels": "semi-structured 2:4"}
+    timed = [
+        metric("dense", "speed", "decode_tokens_per_second", 50.0, 1.0, 5, protocol),
+        metric("pruned", "speed", "decode_tokens_per_second", 51.0, 1.0, 5, protocol),
+        metric("pruned", "speed/2:4", "decode_tokens_per_second", 4.0, 0.1, 5, kernels),
+    ]
+    pruning = {"method": "wanda", "ratio": 0.5, "pattern": "2:4"}
+    made = {"wanda": runs.run("masked", pruning, metrics=timed, **gpu)}
+    document = report(reports, made)
+    (found,) = [rows(each) for each in document.tables() if each.label == "tab:speed-1"]
+    speeds = {name: next(text for head, text in cells.items() if "Decode" in head) for name, cells in found.items()}
+    assert speeds == {
+        "Wanda 50\u00a0%, 2:4": "51.00 ± 1.00 (1.02×)",
+        "Wanda 50\u00a0%, 2:4, on 2:4 kernels": "4.00 ± 0.10 ▼ (0.08×)",
+    }
+    said = " ".join(sentences(document))
+    assert "1.02 times dense (50.00); the difference is not significant." in said
+    assert "on 2:4 kernels, decodes at 0.08 times dense: 4.00 ± 0.10 tokens/s against 50.00." in said
+
+
+def test_a_recovery_is_named_by_what_differs_among_those_of_its_kind(
+    runs: Home, reports: Callable[[], Reports]
+) -> None:
+    made = {}
+    recipes: list[dict[str, Any]] = [{"kind": "lora"}, {"kind": "lora", "rank": 16},
+               {"kind": "distillation", "full_weights": True, "epochs": 1, "micro_batch": 16}]  # fmt: skip
+    for place, recipe in enumerate(recipes):
+        cut = {"method": "taylor", "ratio": 0.3}
+        made[str(place)] = runs.run("cut", cut, perplexity=60.0, recovery=recipe, after=(40.0 + place, 0.5))
+    document = report(reports, made)
+    row = "Taylor (LLM-Pruner) 30\u00a0%"
+    expected = {f"{row}, LoRA, rank 8", f"{row}, LoRA, rank 16", f"{row}, distillation"}
+    assert set(rows(table(document, "tab:recovery-1"))) == expected
 
 
 def test_the_same_report_in_german_has_its_chapters_words_and_decimal_commas(
