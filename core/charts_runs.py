@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,25 +20,26 @@ QUANTISED = ("q8_0", "q4_0")
 _SERIES_FIELDS = {
     "model.name": "",
     "model.revision": "",
-    "pruning.layers": "layers ",
+    "pruning.layers": "",
     "pruning.parts": "",
-    "pruning.target": "of the ",
+    "pruning.target": "",
     "pruning.pattern": "",
     "pruning.heads": "",
     "pruning.round_to": "rounded to ",
     "pruning.allocation": "",
-    "pruning.same_sizes": "same sizes ",
-    "pruning.reconstruct": "refitted ",
+    "pruning.same_sizes": "",
+    "pruning.reconstruct": "",
     "pruning.options": "",
     "pruning.calibration": "",
     "recovery": "",
     "model.dtype": "",
 }
+_WHERE_TRUE = {"pruning.reconstruct": "refitted"}
 
 
 def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Per run: run_id, label (unique among the runs), name, series, method, kind, ratio, removed, parameters, bytes
-    (of the saved weights), seed."""
+    """Per run: run_id, label (unique among the runs; without the study's name where all have the same), name, series,
+    method, kind, ratio, removed, parameters, bytes (of the saved weights), seed."""
     dense = runs["method"].isna()
     quantised = runs["kind"].eq("quantised")
     about = pd.DataFrame(
@@ -57,9 +58,19 @@ def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -
     about["series"] = series_names(runs, titles)
     named = (about["name"].str.strip() != "") & (about["name"] != about["run_id"])
     labels = about["name"].where(named, about["series"] + _percent(about["ratio"], about["kind"]))
+    labels = _without_study(labels, named & about["kind"].ne("dense"))
     twice = labels.duplicated(keep=False)
     about["label"] = labels.where(~twice, labels + " · " + about["run_id"].str[-4:])
     return about
+
+
+def _without_study(labels: pd.Series, chosen: pd.Series) -> pd.Series:
+    """Labels without what all the chosen ones begin with, up to a colon: there only the rest tells."""
+    parts = [label.split(": ") for label in labels[chosen]]
+    shared = 0
+    while len(parts) > 1 and all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    return labels.where(~chosen, [": ".join(label.split(": ")[shared:]) for label in labels])
 
 
 def _numbers(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -76,7 +87,8 @@ def _percent(ratio: pd.Series, kind: pd.Series) -> pd.Series:
 
 def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> list[str]:
     """Name of the line that each run belongs to: the method, and those settings besides ratio and seed that differ
-    between the given runs of that method. Points of different settings are never joined by one line."""
+    between the given runs of that method; the usual goes without saying. Points of different settings are never joined
+    by one line."""
     methods = ["dense" if pd.isna(method) else str(method) for method in runs["method"]]
     settings = [_settings(str(text)) if isinstance(text, str) else {} for text in runs["experiment"]]
     values: dict[str, dict[str, set[str]]] = {}
@@ -84,13 +96,24 @@ def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
         of_method = values.setdefault(method, {field: set() for field in _SERIES_FIELDS})
         for field in _SERIES_FIELDS:
             of_method[field].add(canonical(own.get(field)))
+    recoveries = _by_kind(own.get("recovery") for own in settings)
     names = []
     for method, own in zip(methods, settings, strict=True):
         differing = [field for field, found in values[method].items() if len(found) > 1]
-        words = [_SERIES_FIELDS[field] + _short(field, own.get(field)) for field in differing]
+        said = ((field, _short(field, own.get(field), recoveries)) for field in differing)
+        words = [_SERIES_FIELDS[field] + word for field, word in said if word]
         title = method.upper() if method in QUANTISED else method
         names.append(", ".join([(titles or {}).get(method, title), *words]))
     return names
+
+
+def _by_kind(found: Iterable[Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Recoveries by their kind, each once."""
+    kinds: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for value in found:
+        if isinstance(value, Mapping):
+            kinds.setdefault(str(value.get("kind")), {})[canonical(value)] = value
+    return {kind: list(values.values()) for kind, values in kinds.items()}
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -122,22 +145,24 @@ def _settings(text: str) -> Mapping[str, Any]:
     return flat
 
 
-def _short(field: str, value: Any) -> str:
+def _short(field: str, value: Any, recoveries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A setting in a word or two; '' for the usual one."""
     if field == "pruning.layers":
-        return f"{value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all"
+        return f"layers {value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all layers"
     if field == "pruning.target":
-        return "whole model" if value == "model" else "selected layers"
+        return "of the whole model" if value == "model" else ""
+    if field == "pruning.pattern":
+        return "" if value in (None, "unstructured") else str(value)
     if field == "recovery":
-        return _recovery_words(value)
+        return _recovery_words(value, recoveries)
     if field == "pruning.calibration" and isinstance(value, Mapping):
         return _calibration_words(value)
     if isinstance(value, Mapping):
-        shown = (str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
-        return " ".join(shown) or "default"
+        return " ".join(str(item) for item in value.values() if item is not None and not isinstance(item, Mapping))
     if isinstance(value, list):
         return " and ".join(str(item) for item in value)
     if isinstance(value, bool):
-        return "on" if value else "off"
+        return _WHERE_TRUE.get(field, field.rpartition(".")[2].replace("_", " ")) if value else ""
     return "default" if value is None else str(value).replace("_", " ")
 
 
@@ -149,23 +174,26 @@ def _calibration_words(value: Mapping[str, Any]) -> str:
     return words if split == "train" else f"{words}, {split}"
 
 
-def _recovery_words(value: Any) -> str:
-    """`not recovered`, `LoRA`, `distilled, epochs 4`: the kind of training, and what was set for it."""
+def _recovery_words(value: Any, recoveries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """`LoRA`, `distilled, epochs 4`: the kind of training, and of its settings those in which others of the kind
+    differ."""
     if not isinstance(value, Mapping):
-        return "not recovered"
-    kind, data = str(value.get("kind")), value.get("data")
-    said = [*_changed(data, RecoveryData), *_changed(value, Recovery)]
+        return ""
+    kind = str(value.get("kind"))
+    others = recoveries.get(kind, [value])
+    own, lessons = value.get("data"), [each.get("data") for each in others]
+    said = [*_differing(own, lessons, RecoveryData), *_differing(value, others, Recovery)]
     return ", ".join([RECOVERED.get(kind, kind), *said])
 
 
-def _changed(value: Any, section: type[Recovery | RecoveryData]) -> list[str]:
-    """What a section says that its defaults do not; data's format goes with the data."""
+def _differing(value: Any, others: Sequence[Any], section: type[Recovery | RecoveryData]) -> list[str]:
+    """What a section says that not all others say; data's format goes with the data."""
     if not isinstance(value, Mapping):
         return []
-    usual = {
-        name: info.default for name, info in section.model_fields.items() if name not in ("kind", "data", "format")
-    }
-    return [_set(name, value[name]) for name in usual if value.get(name, usual[name]) not in (None, usual[name])]
+    names = [name for name in section.model_fields if name not in ("kind", "data", "format")]
+    known = [each if isinstance(each, Mapping) else {} for each in others]
+    varied = [name for name in names if len({canonical(each.get(name)) for each in known}) > 1]
+    return [_set(name, value[name]) for name in varied if value.get(name) not in (None, False)]
 
 
 def _set(key: str, value: Any) -> str:

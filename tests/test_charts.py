@@ -2,12 +2,12 @@
 
 import json
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from core import charts, charts_recovery
-from core.charts_frames import describe_runs
+from core import charts, charts_recovery, charts_runs
 from core.charts_style import OKABE_ITO, method_colour, method_symbol
 from core.experiment import Experiment
 
@@ -574,17 +574,60 @@ def test_other_charts_show_where_a_recovered_run_stood_before_and_their_axis_hol
         assert high > 78.5
 
 
+def series_of(recoveries: list[dict[str, Any] | None], **pruning: Any) -> list[str]:
+    cut = {"method": "taylor", "ratio": 0.34, **pruning}
+    texts = [Experiment.parse({"pruning": cut, "recovery": recovery}).to_yaml() for recovery in recoveries]
+    return charts_runs.series_names(pd.DataFrame({"method": "taylor", "experiment": texts}))
+
+
 def test_runs_of_one_method_with_and_without_recovery_are_two_lines():
-    runs, _, _ = study()
-    plain, full = (
-        Experiment.parse({"pruning": {"method": "taylor", "ratio": 0.34}, "recovery": recovery}).to_yaml()
-        for recovery in (None, {"kind": "lora", "epochs": 4, "data": {"path": "/data/rows.jsonl", "format": "chat"}})
-    )
-    runs.loc[runs["id"] == "taylor-30", "experiment"] = full
-    runs.loc[runs["id"] == "taylor-20", "experiment"] = plain
-    names = dict(zip(runs["id"], describe_runs(runs)["series"], strict=True))
-    assert names["taylor-20"] == "taylor, not recovered"
-    assert names["taylor-30"] == "taylor, LoRA, on rows.jsonl, epochs 4.0"
+    data = {"path": "/data/rows.jsonl", "format": "chat"}
+    full = {"kind": "distillation", "full_weights": True, "epochs": 1}
+    assert series_of([None, {"kind": "lora", "epochs": 4, "data": data}]) == ["taylor", "taylor, LoRA"]
+    assert series_of([None, {"kind": "lora"}, {"kind": "lora", "data": data}, {"kind": "lora", "epochs": 4}, full]) == [
+        "taylor",
+        "taylor, LoRA, epochs 2.0",
+        "taylor, LoRA, on rows.jsonl, epochs 2.0",
+        "taylor, LoRA, epochs 4.0",
+        "taylor, distilled",
+    ]
+
+
+def test_what_all_names_begin_with_is_left_out_of_labels():
+    def labels(*names: str) -> list[str]:
+        rows = [run_row(f"r{place}", "l1", 0.1 * place + 0.1, name=name) for place, name in enumerate(names)]
+        return charts_runs.describe_runs(pd.DataFrame([*rows, run_row("d", None, name="Mine: dense")]))[
+            "label"
+        ].tolist()
+
+    assert labels("Mine: of: L1 10 %", "Mine: of: L1 20 %") == ["L1 10 %", "L1 20 %", "Mine: dense"]
+    assert labels("Mine: L1 10 %", "Yours: L1 20 %") == ["Mine: L1 10 %", "Yours: L1 20 %", "Mine: dense"]
+    assert labels("Mine: L1 10 %") == ["Mine: L1 10 %", "Mine: dense"]
+
+
+def test_the_usual_goes_without_saying_and_lines_keep_apart():
+    runs = [
+        {"pruning": {"method": "obs", "ratio": 0.2}},
+        {"pruning": {"method": "obs", "ratio": 0.2, "reconstruct": True}},
+        {"pruning": {"method": "obs", "ratio": 0.2, "target": "model"}},
+        {"pruning": {"method": "obs", "ratio": 0.2, "layers": [4, 25], "reconstruct": True}},
+        {"pruning": {"method": "wanda", "ratio": 0.5}},
+        {"pruning": {"method": "wanda", "pattern": "2:4"}},
+        {"pruning": {"method": "taylor", "ratio": 0.2}},
+        {"pruning": {"method": "taylor", "ratio": 0.2, "options": {"order": "mixed"}}},
+    ]
+    texts = [Experiment.parse(each).to_yaml() for each in runs]
+    methods = [each["pruning"]["method"] for each in runs]
+    assert charts_runs.series_names(pd.DataFrame({"method": methods, "experiment": texts})) == [
+        "obs, all layers",
+        "obs, all layers, refitted",
+        "obs, all layers, of the whole model",
+        "obs, layers 4–25, refitted",
+        "wanda",
+        "wanda, 2:4",
+        "taylor",
+        "taylor, mixed",
+    ]
 
 
 POINTS = [
