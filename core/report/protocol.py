@@ -242,9 +242,8 @@ def _fidelity(sheet: Sheet) -> list[Text]:
             own = protocol_of(sheet, quality)
             corpus = str(own.get("corpus") or quality.task.partition("/")[2])
             name = ids[quality.protocol_key]
-            found.append(
-                sheet.words.fill("m_fidelity", corpus=corpus, window=str(own.get("window", "–")), protocol=name)
-            )
+            told = {key: str(own.get(key, "–")) for key in ("window", "dtype")}
+            found.append(sheet.words.fill("m_fidelity", corpus=corpus, protocol=name, **told))
     return found
 
 
@@ -258,6 +257,8 @@ def _speed(sheet: Sheet) -> list[Text]:
         own = protocol_of(sheet, quality)
         n = points.loc[points["quality"] == quality.key, "n"].dropna().astype(int)
         told = {name: str(own.get(name, "–")) for name in ("prompt", "decoded", "batch", "dtype", "device")}
+        kernels = quality.task.partition("/")[2]
+        told["kernels"] = sheet.words.say("m_kernels", kernels=kernels) if kernels else ""
         counts = "–" if n.empty else f"{n.min()}" if n.min() == n.max() else f"{n.min()}–{n.max()}"
         found.setdefault(
             quality.protocol_key, sheet.words.fill("m_speed", n=counts, protocol=ids[quality.protocol_key], **told)

@@ -150,10 +150,11 @@ GERMAN = {
     "m_normalised": "Nach längennormierter Log-Likelihood: {tasks}; nach Log-Likelihood: {others}.",
     "m_mean": "Im Mittel zählt jede Aufgabe gleich; sein Standardfehler ist √(Σ se²)/7.",
     "m_fidelity": "KL-Divergenz zum dichten Modell (nats je Token) und Top-1-Übereinstimmung wurden auf {corpus} "
-    "gemessen, Fenster {window} ({protocol}).",
+    "gemessen, Fenster {window}, in {dtype} ({protocol}).",
     "m_speed": "Die Geschwindigkeit wurde auf dem sonst unbenutzten Gerät gemessen, dichtes und beschnittenes "
     "Modell im Wechsel: Mediane von {n} Wiederholungen, Eingaben von {prompt} Token, {decoded} erzeugte Token, "
-    "Batch {batch}, {dtype} auf {device} ({protocol}).",
+    "Batch {batch}, {dtype} auf {device}{kernels} ({protocol}).",
+    "m_kernels": ", auf {kernels}-Kernen",
     "m_statistics": "Unterschiede zum dichten Modell sind auf denselben Dokumenten und Fenstern genommen, wo beide "
     "Läufe sie beantwortet haben, sonst wie bei unabhängigen Werten. ▲ und ▼ bezeichnen Werte, die auf dem "
     "5-%-Niveau signifikant besser und schlechter sind als die des dichten Modells (exakter McNemar-Test{mcnemar} "

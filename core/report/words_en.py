@@ -147,9 +147,11 @@ ENGLISH = {
     "m_normalised": "By length-normalised log-likelihood: {tasks}; by log-likelihood: {others}.",
     "m_mean": "Their mean counts each task alike; its standard error is √(Σ se²)/7.",
     "m_fidelity": "KL divergence from the dense model (nats a token) and top-1 agreement were measured on {corpus}, "
-    "window {window} ({protocol}).",
+    "window {window}, in {dtype} ({protocol}).",
     "m_speed": "Speed was measured with the device to itself, dense and pruned in turn: medians of {n} repetitions, "
-    "prompts of {prompt} tokens, {decoded} tokens decoded, batch {batch}, {dtype} on {device} ({protocol}).",
+    "prompts of {prompt} tokens, {decoded} tokens decoded, batch {batch}, {dtype} on {device}{kernels} "
+    "({protocol}).",
+    "m_kernels": ", on {kernels} kernels",
     "m_statistics": "Differences to the dense model are taken on the same documents and windows where both runs "
     "answered them, else as of independent values. ▲ and ▼ mark values significantly better and worse than dense "
     "at 5 % (exact McNemar{mcnemar} for tasks, normal for means and perplexity), corrected by Holm{holm} over all "

@@ -333,6 +333,7 @@ def test_what_kernels_of_their_own_make_of_a_mask_stands_beneath_it_and_is_held_
     }
     said = " ".join(sentences(document))
     assert "1.02 times dense (50.00); the difference is not significant." in said
+    assert "bfloat16 on cuda, on 2:4 kernels (P" in said
     assert "on 2:4 kernels, decodes at 0.08 times dense: 4.00 ± 0.10 tokens/s against 50.00." in said
 
 
