@@ -26,7 +26,7 @@ def test_it_is_taken_in_once_marked_with_its_origin_and_may_be_removed_and_broug
     assert found is not None
     assert (found.study, found.name) == ("reference-smollm2-135m", "Reference: SmolLM2-135M")
     assert "Espalier project" in found.origin
-    assert found.devices == ("NVIDIA H200", "AMD EPYC")
+    assert found.devices == ("NVIDIA H200", "Intel(R) Xeon(R) Processor")
     assert found.packages["lm-eval"] == "0.4.13"
     assert service.travel.nothing_of_this_machine()  # so that Launch still greets who comes the first time
     runs = service.runs()
