@@ -12,15 +12,13 @@ from core.charts_frames import Quality
 from core.charts_words import canonical, mapping
 from core.evaluation.averages import SEVEN_METRICS
 from core.evaluation.chance import certainty
+from core.experiment import Recovery
 from core.report.bibliography import KNOWN, references_of
 from core.report.document import Block, Cite, Inline, Items, Paragraph, Text
 from core.report.material import Group
 from core.report.names import TASKS, file_of, setting_words
 from core.report.tables import SPEED_METRICS, Sheet, protocol_of, seed_count
 from core.report.trace import protocol_ids
-
-_LORA_ONLY = ("rank", "alpha", "dropout", "target_modules")
-_DISTILLATION_ONLY = ("temperature", "loss_mix", "hidden_mix", "full_weights")
 
 
 def methods_section(sheet: Sheet, *, mark_tasks: bool) -> list[Block]:
@@ -154,9 +152,10 @@ def _recoveries(sheet: Sheet) -> list[Text]:
     """Each way of training once, with every setting that it uses."""
     found: dict[str, Text] = {}
     for group in sheet.numbers.of("recovered"):
-        own = dict(group.settings["recovery"])
-        kind, data = str(own.pop("kind")), own.pop("data") or {}
-        unused = _DISTILLATION_ONLY if kind == "lora" else _LORA_ONLY if own.get("full_weights") else ()
+        recovery = Recovery.model_validate(group.settings["recovery"])
+        own = recovery.model_dump(mode="json")
+        kind, data = own.pop("kind"), own.pop("data") | {"prompt_tokens": recovery.prompt}
+        unused = recovery.inapplicable()
         said = [f"{file_of(str(data.get('path') or data.get('corpus') or 'passages'))} ({data.get('format')})"]
         said += [setting_words(name, value, sheet.names.figures) for name, value in data.items()
                  if name not in ("path", "corpus", "format") and value is not None]  # fmt: skip

@@ -341,8 +341,8 @@ def test_a_recovery_is_named_by_what_differs_among_those_of_its_kind(
     runs: Home, reports: Callable[[], Reports]
 ) -> None:
     made = {}
-    recipes: list[dict[str, Any]] = [{"kind": "lora"}, {"kind": "lora", "rank": 16},
-               {"kind": "distillation", "full_weights": True, "epochs": 1, "micro_batch": 16}]  # fmt: skip
+    full = {"kind": "distillation", "full_weights": True, "epochs": 1, "data": {"corpus": "generated"}}
+    recipes: list[dict[str, Any]] = [{"kind": "lora"}, {"kind": "lora", "rank": 16}, full]
     for place, recipe in enumerate(recipes):
         cut = {"method": "taylor", "ratio": 0.3}
         made[str(place)] = runs.run("cut", cut, perplexity=60.0, recovery=recipe, after=(40.0 + place, 0.5))
@@ -350,6 +350,9 @@ def test_a_recovery_is_named_by_what_differs_among_those_of_its_kind(
     row = "Taylor (LLM-Pruner) 30\u00a0%"
     expected = {f"{row}, LoRA, rank 8", f"{row}, LoRA, rank 16", f"{row}, distillation"}
     assert set(rows(table(document, "tab:recovery-1"))) == expected
+    (distilled,) = [each for each in sentences(document) if each.startswith("Recovery by distillation")]
+    assert "generated (text), prompt tokens 128, target modules all-linear, learning rate" in distilled
+    assert "rank" not in distilled
 
 
 def test_the_same_report_in_german_has_its_chapters_words_and_decimal_commas(
