@@ -227,12 +227,10 @@ def _beside_kernels(table: pd.DataFrame, beside: pd.DataFrame) -> _Values:
     special = table[table["task"].astype(str).str.startswith("speed/")]
     if special.empty:
         return {}
-    names = ("run_id", "metric", "protocol", "value", "stderr")
+    timed = beside.loc[beside["task"].eq("speed"), ["run_id", "metric", "protocol", "value", "stderr"]]
     plain = {
         (str(run), str(metric), canonical(mapping(protocol))): (value, error)
-        for run, metric, protocol, value, error in beside.loc[beside["task"].eq("speed"), list(names)].itertuples(
-            index=False
-        )
+        for run, metric, protocol, value, error in timed.itertuples(index=False)
     }
     found = {}
     for row in special.itertuples():

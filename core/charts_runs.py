@@ -193,7 +193,7 @@ def _differing(value: Any, others: Sequence[Any], section: type[Recovery | Recov
     names = [name for name in section.model_fields if name not in ("kind", "data", "format")]
     known = [each if isinstance(each, Mapping) else {} for each in others]
     varied = [name for name in names if len({canonical(each.get(name)) for each in known}) > 1]
-    return [_set(name, value[name]) for name in varied if value.get(name) not in (None, False)]
+    return [_set(name, value[name]) for name in varied if value.get(name) is not None and value[name] is not False]
 
 
 def _set(key: str, value: Any) -> str:

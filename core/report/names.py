@@ -189,7 +189,8 @@ class Names:
         ):
             for name in section.model_fields:
                 differs = len({canonical(each.get(name)) for each in rest}) > 1
-                if name in ("kind", "data", "format") or not differs or own.get(name) in (None, False, "auto"):
+                unsaid = own.get(name) is None or own[name] is False or own[name] == "auto"
+                if name in ("kind", "data", "format") or not differs or unsaid:
                     continue
                 said.append(
                     file_of(str(own[name]))
