@@ -100,6 +100,8 @@ def taken(devices: Sequence[str], leave: float) -> list[Any]:
     """Memory of each GPU, taken until `leave` GiB of it are free; it is given back with what is returned."""
     import torch
 
+    if not all(device.isdecimal() for device in devices) or not torch.cuda.is_available():
+        raise SystemExit(f"--leave takes memory of GPUs, and {', '.join(devices)} is none here: give their numbers.")
     held = []
     for device in devices:
         free, _ = torch.cuda.mem_get_info(int(device))

@@ -17,24 +17,11 @@ RECOVERED = {"lora": "LoRA", "distillation": "distilled"}
 """Kinds of recovery, as people read them behind a method."""
 QUANTISED = ("q8_0", "q4_0")
 """Methods that are none: the dense model in that GGUF format."""
-_SERIES_FIELDS = {
-    "model.name": "",
-    "model.revision": "",
-    "pruning.layers": "",
-    "pruning.parts": "",
-    "pruning.target": "",
-    "pruning.pattern": "",
-    "pruning.heads": "",
-    "pruning.round_to": "rounded to ",
-    "pruning.allocation": "",
-    "pruning.same_sizes": "",
-    "pruning.reconstruct": "",
-    "pruning.options": "",
-    "pruning.calibration": "",
-    "recovery": "",
-    "model.dtype": "",
-}
-_WHERE_TRUE = {"pruning.reconstruct": "refitted"}
+_SERIES_FIELDS = (
+    "model.name", "model.revision", "pruning.layers", "pruning.parts", "pruning.target", "pruning.pattern",
+    "pruning.heads", "pruning.round_to", "pruning.allocation", "pruning.same_sizes", "pruning.reconstruct",
+    "pruning.options", "pruning.calibration", "recovery", "model.dtype",
+)  # fmt: skip
 
 
 def describe_runs(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -96,24 +83,14 @@ def series_names(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
         of_method = values.setdefault(method, {field: set() for field in _SERIES_FIELDS})
         for field in _SERIES_FIELDS:
             of_method[field].add(canonical(own.get(field)))
-    recoveries = _by_kind(own.get("recovery") for own in settings)
+    recoveries = list({canonical(own["recovery"]): own["recovery"] for own in settings if own.get("recovery")}.values())
     names = []
     for method, own in zip(methods, settings, strict=True):
         differing = [field for field, found in values[method].items() if len(found) > 1]
-        said = ((field, _short(field, own.get(field), recoveries)) for field in differing)
-        words = [_SERIES_FIELDS[field] + word for field, word in said if word]
+        words = [word for field in differing if (word := _short(field, own.get(field), recoveries))]
         title = method.upper() if method in QUANTISED else method
         names.append(", ".join([(titles or {}).get(method, title), *words]))
     return names
-
-
-def _by_kind(found: Iterable[Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Recoveries by their kind, each once."""
-    kinds: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for value in found:
-        if isinstance(value, Mapping):
-            kinds.setdefault(str(value.get("kind")), {})[canonical(value)] = value
-    return {kind: list(values.values()) for kind, values in kinds.items()}
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -145,7 +122,7 @@ def _settings(text: str) -> Mapping[str, Any]:
     return flat
 
 
-def _short(field: str, value: Any, recoveries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _short(field: str, value: Any, recoveries: Sequence[Mapping[str, Any]]) -> str:
     """A setting in a word or two; '' for the usual one."""
     if field == "pruning.layers":
         return f"layers {value[0]}–{value[1]}" if isinstance(value, list) and len(value) == 2 else "all layers"
@@ -153,6 +130,10 @@ def _short(field: str, value: Any, recoveries: Mapping[str, Sequence[Mapping[str
         return "of the whole model" if value == "model" else ""
     if field == "pruning.pattern":
         return "" if value in (None, "unstructured") else str(value)
+    if field == "pruning.reconstruct":
+        return "refitted" if value else ""
+    if field == "pruning.round_to":
+        return f"rounded to {'default' if value is None else value}"
     if field == "recovery":
         return _recovery_words(value, recoveries)
     if field == "pruning.calibration" and isinstance(value, Mapping):
@@ -162,7 +143,7 @@ def _short(field: str, value: Any, recoveries: Mapping[str, Sequence[Mapping[str
     if isinstance(value, list):
         return " and ".join(str(item) for item in value)
     if isinstance(value, bool):
-        return _WHERE_TRUE.get(field, field.rpartition(".")[2].replace("_", " ")) if value else ""
+        return field.rpartition(".")[2].replace("_", " ") if value else ""
     return "default" if value is None else str(value).replace("_", " ")
 
 
@@ -174,26 +155,32 @@ def _calibration_words(value: Mapping[str, Any]) -> str:
     return words if split == "train" else f"{words}, {split}"
 
 
-def _recovery_words(value: Any, recoveries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """`LoRA`, `distilled, epochs 4`: the kind of training, and of its settings those in which others of the kind
-    differ."""
+def _recovery_words(value: Any, recoveries: Sequence[Mapping[str, Any]]) -> str:
+    """`LoRA`, `distilled, epochs 4`."""
     if not isinstance(value, Mapping):
         return ""
     kind = str(value.get("kind"))
-    others = recoveries.get(kind, [value])
-    own, lessons = value.get("data"), [each.get("data") for each in others]
-    said = [*_differing(own, lessons, RecoveryData), *_differing(value, others, Recovery)]
-    return ", ".join([RECOVERED.get(kind, kind), *said])
+    return ", ".join([RECOVERED.get(kind, kind), *(_set(*each) for each in recovery_settings(value, recoveries))])
 
 
-def _differing(value: Any, others: Sequence[Any], section: type[Recovery | RecoveryData]) -> list[str]:
-    """What a section says that not all others say; data's format goes with the data."""
-    if not isinstance(value, Mapping):
-        return []
-    names = [name for name in section.model_fields if name not in ("kind", "data", "format")]
-    known = [each if isinstance(each, Mapping) else {} for each in others]
-    varied = [name for name in names if len({canonical(each.get(name)) for each in known}) > 1]
-    return [_set(name, value[name]) for name in varied if value.get(name) is not None and value[name] is not False]
+def recovery_settings(value: Mapping[str, Any], among: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """Settings that tell a recovery apart from others of its kind, with their values, those of its data first; what is
+    empty, off or `auto` goes without saying, and data's format goes with the data."""
+    alike = [each for each in among if each.get("kind") == value.get("kind")]
+    lesson, lessons = (_mapping(value.get("data")), [_mapping(each.get("data")) for each in alike])
+    found = []
+    for section, own, others in ((RecoveryData, lesson, lessons), (Recovery, value, alike)):
+        for name in section.model_fields:
+            said = own.get(name)
+            if name in ("kind", "data", "format") or said is None or said is False or said == "auto":
+                continue
+            if len({canonical(each.get(name)) for each in others}) > 1:
+                found.append((name, said))
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _set(key: str, value: Any) -> str:

@@ -175,13 +175,13 @@ def _told(value: Value | None) -> bool:
     return value is not None and math.isfinite(value.delta)
 
 
-def _marked(sheet: Sheet, groups: Sequence[Group], quality: Quality) -> Text:
+def _marked(sheet: Sheet, groups: Sequence[Group], quality: Quality, name: str = "") -> Text:
     values = [value for group in groups if (value := sheet.numbers.value(group, quality)) is not None and _told(value)]
     better, worse = (sum(value.mark == mark for value in values) for mark in "▲▼")
     rest = len(values) - better - worse
     return sheet.words.fill(
         "s_marked", count=str(len(values)), worse=str(worse), better=str(better), rest=str(rest),
-        quality=sheet.names.in_sentence(quality),
+        quality=name or sheet.names.in_sentence(quality),
     )  # fmt: skip
 
 
@@ -221,7 +221,8 @@ def speed_facts(sheet: Sheet, chosen: Sequence[Quality]) -> list[Text]:
         verdict = sheet.words.say("s_significant" if value.mark else "s_not_significant")
         found.append(sheet.words.fill("s_fastest", **_times(sheet, value, decode), verdict=verdict,
                                       label=sheet.names.label(group)))  # fmt: skip
-        found += [_marked(sheet, [group for _, group in known], decode)] if len(known) > 1 else []
+        name = sheet.words.say("axis_speed")  # the table above says how it was measured
+        found += [_marked(sheet, [group for _, group in known], decode, name)] if len(known) > 1 else []
         masked, cut = (
             [value.mean / value.dense for value, group in known if group.masked is zeros and group.kind != "quantised"]
             for zeros in (True, False)

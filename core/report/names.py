@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.charts_frames import QUANTISED, Quality
+from core.charts_runs import recovery_settings
 from core.charts_words import canonical, mapping
-from core.experiment import Calibration, Recovery, RecoveryData
+from core.experiment import Calibration
 from core.report.material import Group, Material
 from core.report.numbers import Numbers as Figures
 from core.report.numbers import unit
@@ -44,6 +45,8 @@ class Names:
             known = protocols.setdefault((str(row.task), str(row.metric)), {})
             known[str(row.quality)] = mapping(row.protocol)
         self._protocols = protocols
+        trained = (experiment.to_dict()["recovery"] for experiment in material.experiments.values())
+        self._recoveries: list[Mapping[str, Any]] = [each for each in trained if each]
 
     # --- groups
 
@@ -135,12 +138,8 @@ class Names:
         if pattern not in ("", "unstructured") and "pruning.pattern" not in varying:
             said.insert(0, pattern)
         if recovery is not None:
-            said.append(self._recovery(recovery, self._recoveries(recovery["kind"])))
+            said.append(self._recovery(recovery))
         return [word for word in said if word]
-
-    def _recoveries(self, kind: str) -> list[Mapping[str, Any]]:
-        found = (experiment.to_dict()["recovery"] for experiment in self._material.experiments.values())
-        return [each for each in found if each and each["kind"] == kind]
 
     def _setting(self, name: str, value: Any) -> str:
         """How a setting that varies is said; '' where it is the usual."""
@@ -180,24 +179,13 @@ class Names:
             said.append(self.words.say("calibrated_with", samples=value.get("samples"), length=value.get("length")))
         return ", ".join(said)
 
-    def _recovery(self, value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    def _recovery(self, value: Mapping[str, Any]) -> str:
         """`LoRA`, and those of its settings that are not the same in all recoveries of its kind in the report."""
-        said = [self.words.say(str(value["kind"]))]
-        for section, own, rest in (
-            (RecoveryData, value.get("data") or {}, [each.get("data") or {} for each in others]),
-            (Recovery, value, others),
-        ):
-            for name in section.model_fields:
-                differs = len({canonical(each.get(name)) for each in rest}) > 1
-                unsaid = own.get(name) is None or own[name] is False or own[name] == "auto"
-                if name in ("kind", "data", "format") or not differs or unsaid:
-                    continue
-                said.append(
-                    file_of(str(own[name]))
-                    if name in ("path", "corpus")
-                    else setting_words(name, own[name], self.figures)
-                )
-        return ", ".join(said)
+        told = (
+            file_of(str(each)) if name in ("path", "corpus") else setting_words(name, each, self.figures)
+            for name, each in recovery_settings(value, self._recoveries)
+        )
+        return ", ".join([self.words.say(str(value["kind"])), *told])
 
     # --- qualities
 
