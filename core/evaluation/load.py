@@ -2,10 +2,13 @@
 
 | device | what is looked at | disturbed from |
 |---|---|---|
-| CPU | time that other processes kept cores busy | a tenth of the machine's cores |
-| CPU | time that this process's threads were ready, and had no core (Linux) | 5 % of the time |
+| CPU, GPU | time that other processes kept cores busy | a tenth of the machine's cores |
+| CPU, GPU | time that this process's threads were ready, and had no core (Linux) | 5 % of the time |
 | GPU | its use while this process rests, before and after (NVML) | 5 % |
 | GPU | by how much the memory of others changed meanwhile (NVML) | 256 MiB |
+
+A GPU is fed by one thread of the host, and waits for the next kernel of a small model most of the time: what keeps the
+host busy slows it down as much as what keeps the GPU busy.
 """
 
 import time
@@ -82,24 +85,26 @@ def _scheduled() -> tuple[float, float]:
 
 
 class GpuWatch:
-    """What others did on a GPU since it was made; making it takes REST_S and a little more, and so does the verdict."""
+    """What others did on a GPU and its host since it was made; making it takes REST_S and a little more, and so does
+    the verdict."""
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._found = nvml_handle(device)
         self._before = self._look()
+        self._host = CpuWatch()
 
     def verdict(self) -> str:
-        """What disturbed, in words without a full stop; '' if nothing did, or if the driver does not tell."""
-        if self._found is None:
-            return ""
+        """What disturbed, in words without a full stop; '' if nothing did. Of the GPU nothing is said where the driver
+        does not tell."""
+        host = self._host.verdict()
         busy, memory = self._look()
         busiest, changed = max(busy, self._before[0]), abs(memory - self._before[1])
         if busiest >= GPU_BUSY:
             return f"other programs kept the GPU {busiest:.0f} % busy"
         if changed >= GPU_MEMORY:
             return f"the GPU memory of other programs changed by {changed / 2**30:.1f} GiB meanwhile"
-        return ""
+        return host
 
     def _look(self) -> tuple[float, int]:
         """(per cent of use while this process rests, bytes that others hold, up to a constant)."""

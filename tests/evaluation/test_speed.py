@@ -133,13 +133,15 @@ def test_a_batch_that_does_not_fit_is_left_out(tiny_llama: Any) -> None:
     assert {metric.protocol["batch"] for metric in measure({"dense": model}, device="cpu")} == {1}
 
 
-def test_other_programs_at_work_are_noticed() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_other_programs_at_work_are_noticed(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "nvml_handle", lambda _device: None)  # a GPU that tells nothing; its host does
     busy = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(cores)]
     try:
         time.sleep(0.3)
-        watcher = load.CpuWatch()
+        watcher = load.watch(device)
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
             math.sqrt(2.0)
@@ -155,6 +157,7 @@ def test_the_gpu_of_others_is_judged_while_this_process_rests(monkeypatch: pytes
     looks = iter([(0.0, 5 << 30), (0.0, 5 << 30), (0.0, 5 << 30), (40.0, 5 << 30), (1.0, 5 << 30), (1.0, 7 << 30)])
     monkeypatch.setattr(load.GpuWatch, "_look", lambda _self: next(looks))
     monkeypatch.setattr(load, "nvml_handle", lambda _device: (object(), object()))
+    monkeypatch.setattr(load.CpuWatch, "verdict", lambda _self: "")
     said = [load.watch("cuda:0").verdict() for _ in range(3)]
     assert said == [
         "",
