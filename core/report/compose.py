@@ -116,9 +116,9 @@ def _decode(sheet: Sheet, told: Sequence[Quality]) -> Quality | None:
 def _results(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
     main = sheet.main_qualities()
     found: list[Block] = []
-    reference = [*_table(sheet, "dense", main), *_table(sheet, "quantised", main)]
+    reference = _table(sheet, "dense", main)
     if reference:
-        found += [Heading(sheet.words.say("family_dense"), 2), *_merged(reference), *_items(dense_facts(sheet, told))]
+        found += [Heading(sheet.words.say("family_dense"), 2), *reference, *_items(dense_facts(sheet, told))]
     for family in ("cut", "mask", "depth"):
         made = _table(sheet, family, main)
         if made:
@@ -129,18 +129,8 @@ def _results(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
 
 
 def _table(sheet: Sheet, family: Family, chosen: Sequence[Quality]) -> list[Table]:
-    caption = sheet.words.say("c_dense" if family == "quantised" else f"c_{family}")
-    made = tables.family_table(sheet, family, chosen, f"tab:{family}", caption)
+    made = tables.family_table(sheet, family, chosen, f"tab:{family}", sheet.words.say(f"c_{family}"))
     return [made] if made is not None else []
-
-
-def _merged(made: Sequence[Table]) -> list[Table]:
-    """Dense and quantised models as one table, where they have the same columns."""
-    if len(made) == 2 and made[0].columns == made[1].columns:
-        both = tuple(part for table in made for part in table.parts)
-        notes = tuple(dict.fromkeys(note for table in made for note in table.notes))
-        return [Table(made[0].label, made[0].caption, made[0].columns, both, notes)]
-    return list(made)
 
 
 def _items(said: Sequence[Text]) -> list[Block]:
@@ -169,13 +159,12 @@ def _recovery(sheet: Sheet, told: Sequence[Quality]) -> list[Block]:
 
 def _tasks(sheet: Sheet) -> list[Block]:
     chosen = sheet.task_qualities()
-    families: tuple[Family, ...] = ("dense", "quantised", "cut", "mask", "depth", "recovered")
-    made: list[Table | None] = []
-    for family in families:
-        caption = sheet.words.say(f"c_tasks_{'dense' if family == 'quantised' else family}")
-        made.append(tables.family_table(sheet, family, chosen, f"tab:tasks-{family}", caption))
-    reference = _merged([each for each in made[:2] if each is not None])
-    known = [*reference, *(each for each in made[2:] if each is not None)]
+    families: tuple[Family, ...] = ("dense", "cut", "mask", "depth", "recovered")
+    made = [
+        tables.family_table(sheet, family, chosen, f"tab:tasks-{family}", sheet.words.say(f"c_tasks_{family}"))
+        for family in families
+    ]
+    known = [each for each in made if each is not None]
     return [Heading(sheet.words.say("family_tasks"), 2), *known] if known else []
 
 

@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from core.charts_frames import Quality
 from core.evaluation.metrics import text_key
 from core.report.document import Text
-from core.report.material import Family, Group, Value
-from core.report.tables import Sheet, blocks, gain_interval, half_width, kernel_label, kernel_qualities, protocol_of
+from core.report.material import UNPRUNED, Family, Group, Value
+from core.report.tables import (
+    Sheet,
+    blocks,
+    gain_interval,
+    half_width,
+    kernel_label,
+    kernel_qualities,
+    protocol_of,
+    times_dense,
+)
 
 MOST_NAMED = 12
 """Rows that one sentence names."""
@@ -90,7 +99,7 @@ def _paired(sheet: Sheet, first: str, second: str, quality: Quality) -> Contrast
 def dense_facts(sheet: Sheet, chosen: Sequence[Quality]) -> list[Text]:
     """What the reference points came to."""
     found = []
-    for group in sheet.numbers.of("dense", "quantised"):
+    for group in sheet.numbers.of(*UNPRUNED):
         said = _values(sheet, group, chosen)
         if said:
             found.append(sheet.words.fill("s_dense", model=sheet.names.short(group), values="; ".join(said)))
@@ -272,12 +281,11 @@ def _span(sheet: Sheet, times: Sequence[float]) -> str:
 
 
 def front(sheet: Sheet, groups: Iterable[Group], quality: Quality, speed: Quality | None) -> Text | None:
-    """Rows that no other beats in both quality and size removed (or decoding speed, where that is given)."""
+    """Rows that no other beats in both quality and size removed (or decoding speed over dense, where that is given)."""
     known = []
     for group in groups:
         value = sheet.numbers.value(group, quality)
-        fast = None if speed is None else sheet.numbers.value(group, speed)
-        along = round(group.removed, 4) if speed is None else math.nan if fast is None else fast.mean
+        along = round(group.removed, 4) if speed is None else times_dense(sheet, group, speed)
         if value is not None and math.isfinite(value.mean) and math.isfinite(along):
             known.append((along, -value.mean if quality.lower_is_better else value.mean, group))
     kept, best = [], -math.inf
@@ -287,7 +295,7 @@ def front(sheet: Sheet, groups: Iterable[Group], quality: Quality, speed: Qualit
             best = height
     if len(known) < 3:
         return None
-    axis = sheet.words.say("axis_size" if speed is None else "axis_speed")
+    axis = sheet.words.say("axis_size" if speed is None else "axis_times")
     labels = named(sheet, [sheet.names.label(group) for group in reversed(kept)])
     return sheet.words.fill("s_front", quality=sheet.names.in_sentence(quality), axis=axis, labels=labels)
 

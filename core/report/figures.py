@@ -10,7 +10,7 @@ from core.charts_frames import MOST_DECADES, Quality
 from core.report.document import Axis, Figure, Level, Point, Series
 from core.report.material import Group, Value
 from core.report.numbers import scale
-from core.report.tables import Sheet
+from core.report.tables import Sheet, times_dense
 
 LOG_FROM = 8
 """From this factor between the largest and the smallest perplexity on, the axis is logarithmic (as on Compare)."""
@@ -41,11 +41,10 @@ def curve(sheet: Sheet, quality: Quality, label: str, *, masks: bool = False) ->
 
 
 def tradeoff(sheet: Sheet, quality: Quality, speed: Quality, label: str, batch: str, device: str) -> Figure | None:
-    """Quality against decoding speed, of every family: zeros and rounded weights are as fast as they are."""
+    """Quality against decoding speed as a multiple of dense, of every family: zeros are as fast as they are."""
 
     def at(group: Group) -> float:
-        value = sheet.numbers.value(group, speed)
-        return math.nan if value is None else value.mean
+        return times_dense(sheet, group, speed)
 
     groups = [group for group in sheet.numbers.groups if math.isfinite(at(group))]
     series = _series(sheet, groups, quality, at, lines=False)

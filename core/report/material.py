@@ -18,7 +18,8 @@ from core.pairs import RunPair
 from core.pruning.registry import Method
 
 Family = Literal["dense", "quantised", "cut", "depth", "mask", "recovered"]
-FAMILIES: tuple[Family, ...] = ("dense", "quantised", "cut", "depth", "mask", "recovered")
+UNPRUNED: tuple[Family, ...] = ("dense", "quantised")
+FAMILIES: tuple[Family, ...] = (*UNPRUNED, "cut", "depth", "mask", "recovered")
 PairOf = Callable[[str, str], RunPair]
 _SIZE = ("pruning.ratio", "pruning.target", "pruning.layers")
 

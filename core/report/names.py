@@ -10,7 +10,7 @@ from core.charts_frames import QUANTISED, Quality
 from core.charts_runs import recovery_settings
 from core.charts_words import canonical, mapping
 from core.experiment import Calibration
-from core.report.material import Group, Material
+from core.report.material import UNPRUNED, Group, Material
 from core.report.numbers import Numbers as Figures
 from core.report.numbers import unit
 from core.report.words import Words
@@ -86,7 +86,7 @@ class Names:
 
     def label(self, group: Group) -> str:
         """The whole name of a row: method, ratio, settings."""
-        if group.family in ("dense", "quantised"):
+        if group.family in UNPRUNED:
             return self.short(group)
         shares = f"{self.method(group)} {self.figures.plain_percent(group.ratio)}"
         whole = group.settings.get("pruning.target") == "model"

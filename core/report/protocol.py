@@ -15,7 +15,7 @@ from core.evaluation.chance import certainty
 from core.experiment import Recovery
 from core.report.bibliography import KNOWN, references_of
 from core.report.document import Block, Cite, Inline, Items, Paragraph, Text
-from core.report.material import Group
+from core.report.material import UNPRUNED, Group
 from core.report.names import TASKS, file_of, setting_words
 from core.report.tables import SPEED_METRICS, Sheet, protocol_of, seed_count
 from core.report.trace import protocol_ids
@@ -40,7 +40,7 @@ def _joined(sentences: Iterable[Text]) -> Text:
 
 
 def _cut(sheet: Sheet) -> list[Group]:
-    return [group for group in sheet.numbers.groups if group.family not in ("dense", "quantised")]
+    return [group for group in sheet.numbers.groups if group.family not in UNPRUNED]
 
 
 # -------------------------------------------------------------------------------------------------------------- models

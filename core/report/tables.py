@@ -12,7 +12,7 @@ from typing import Any
 from core.charts_frames import Z95, Quality
 from core.charts_words import mapping
 from core.report.document import Cell, Column, Part, Row, Table
-from core.report.material import Family, Group, Material, Numbers, Value, seeds_of
+from core.report.material import UNPRUNED, Family, Group, Material, Numbers, Value, seeds_of
 from core.report.names import Names
 from core.report.numbers import NONE, scale
 from core.report.words import Words
@@ -58,9 +58,13 @@ class Sheet:
 
 
 def family_table(sheet: Sheet, family: Family, chosen: Sequence[Quality], label: str, caption: str) -> Table | None:
-    """Groups of one family by size: what was removed, and the qualities that any of them has. None without any."""
+    """Groups of one family by size: what was removed, and the qualities that any of them has. None without any.
+
+    Dense and quantised models are one table, by either name.
+    """
     say = sheet.words.say
-    groups = [group for group in sheet.numbers.of(family) if any(sheet.numbers.value(group, each) for each in chosen)]
+    members = sheet.numbers.of(*(UNPRUNED if family in UNPRUNED else (family,)))
+    groups = [group for group in members if any(sheet.numbers.value(group, each) for each in chosen)]
     qualities = [each for each in chosen if sheet.numbers.have(groups, each)]
     if not groups:
         return None
@@ -80,19 +84,18 @@ def family_table(sheet: Sheet, family: Family, chosen: Sequence[Quality], label:
             )
             for group in block
         ]
-        titled = family not in ("dense", "quantised")
-        parts.append(Part(sheet.names.size(block[0]) if titled else "", tuple(rows)))
+        parts.append(Part("" if family in UNPRUNED else sheet.names.size(block[0]), tuple(rows)))
     return Table(label, (caption,), tuple(columns), tuple(parts), _notes(sheet, groups, qualities))
 
 
 def _size_columns(sheet: Sheet, family: Family, groups: Sequence[Group]) -> list[Column]:
     say = sheet.words.say
     columns = [Column(say("seeds"))] if any(seeds_text(sheet, group) for group in groups) else []
-    if family not in ("dense", "quantised"):
+    if family not in UNPRUNED:
         columns.append(Column(say("zeros" if family == "mask" else "removed"), "%"))
-    if family in ("dense", "quantised", "cut", "depth"):
+    if family in (*UNPRUNED, "cut", "depth"):
         columns.append(Column(say("parameters"), say("millions")))
-    if family in ("dense", "quantised"):
+    if family in UNPRUNED:
         columns.append(Column(say("on_disk"), "MB"))
     return columns
 
@@ -100,11 +103,11 @@ def _size_columns(sheet: Sheet, family: Family, groups: Sequence[Group]) -> list
 def _size_cells(sheet: Sheet, family: Family, group: Group, groups: Sequence[Group]) -> list[Cell]:
     fixed = sheet.names.figures.fixed
     cells = [Cell(seeds_text(sheet, group))] if any(seeds_text(sheet, each) for each in groups) else []
-    if family not in ("dense", "quantised"):
+    if family not in UNPRUNED:
         cells.append(Cell(fixed(100 * group.removed, 1)))
-    if family in ("dense", "quantised", "cut", "depth"):
+    if family in (*UNPRUNED, "cut", "depth"):
         cells.append(Cell(fixed(group.parameters / 1e6, 1)))
-    if family in ("dense", "quantised"):
+    if family in UNPRUNED:
         cells.append(Cell(fixed(group.bytes / 1e6, 0)))
     return cells
 
@@ -121,7 +124,7 @@ def seed_count(sheet: Sheet, group: Group) -> int:
 
 
 def _name(sheet: Sheet, group: Group) -> str:
-    return sheet.names.short(group) if group.family in ("dense", "quantised") else sheet.names.in_block(group)
+    return sheet.names.short(group) if group.family in UNPRUNED else sheet.names.in_block(group)
 
 
 def _cell(sheet: Sheet, group: Group, quality: Quality, bold: bool) -> Cell:
@@ -144,14 +147,14 @@ def blocks(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _block(group: Group) -> tuple[Any, ...]:
-    return () if group.family in ("dense", "quantised") else group.size
+    return () if group.family in UNPRUNED else group.size
 
 
 def best_of(numbers: Numbers, block: Sequence[Group], quality: Quality) -> list[Group]:
     """The best of a block; several where they are equal, none where there is nothing to compare."""
     known = [(value.mean, group) for group in block if (value := numbers.value(group, quality)) is not None]
     known = [each for each in known if math.isfinite(each[0])]
-    if len(known) < 2 or block[0].family in ("dense", "quantised"):
+    if len(known) < 2 or block[0].family in UNPRUNED:
         return []
     pick = min if quality.lower_is_better else max
     top = pick(mean for mean, _ in known)
@@ -160,10 +163,12 @@ def best_of(numbers: Numbers, block: Sequence[Group], quality: Quality) -> list[
 
 def _notes(sheet: Sheet, groups: Sequence[Group], qualities: Sequence[Quality]) -> tuple[str, ...]:
     values = [sheet.numbers.value(group, each) for group in groups for each in qualities]
-    signs = "".join(value.signs + value.mark for value in values if value is not None)
-    found = []
-    if any(sign in signs for sign in "▲▼"):
-        found.append("n_marks")
+    return _said(sheet, "".join(value.signs + value.mark for value in values if value is not None), "n_marks")
+
+
+def _said(sheet: Sheet, signs: str, marked: str) -> tuple[str, ...]:
+    """What the signs of a table say; `marked`: the sentence on ▲ and ▼."""
+    found = [marked] if any(sign in signs for sign in "▲▼") else []
     found += [key for sign, key in (("†", "n_leak"), ("‡", "n_disturbed")) if sign in signs]
     return tuple(sheet.words.say(key) for key in found)
 
@@ -211,8 +216,8 @@ def recovery_table(sheet: Sheet, quality: Quality, label: str) -> Table | None:
         removed = Cell(figures.fixed(100 * group.removed, 1) + (f" ({say('zeros_in')})" if group.masked else ""))
         rows.append(Row((Cell(sheet.names.label(group)), *seeds, removed, *map(Cell, cells)), group.runs))
     caption = say("c_recovered", quality=sheet.names.axis(quality))
-    return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),),
-                 _notes(sheet, [group for group, _ in known], [quality]))  # fmt: skip
+    notes = _said(sheet, "".join(value.signs + value.gain_mark for _, value in known), "n_gain_marks")
+    return Table(label, (caption,), tuple(columns), (Part("", tuple(rows)),), notes)
 
 
 def half_width(freedom: float) -> float:
@@ -298,7 +303,7 @@ def kernel_label(sheet: Sheet, group: Group, quality: Quality) -> str:
 
 def _speed_row(sheet: Sheet, group: Group, name: str, chosen: Sequence[Quality | None]) -> Row:
     figures, removed = sheet.names.figures, ""
-    if group.family not in ("dense", "quantised"):
+    if group.family not in UNPRUNED:
         removed = figures.fixed(100 * group.removed, 1) + (f" ({sheet.words.say('zeros_in')})" if group.masked else "")
     cells = [Cell(NONE) if each is None else _speed_cell(sheet, group, each) for each in chosen]
     return Row((Cell(name), Cell(removed), *cells, Cell(figures.fixed(group.bytes / 1e6, 0))), group.runs)
@@ -312,6 +317,17 @@ def _speed_cell(sheet: Sheet, group: Group, quality: Quality) -> Cell:
     if quality.metric in _TIMES and group.family != "dense" and value.dense > 0:
         text += f" ({sheet.names.figures.fixed(value.mean / value.dense, 2)}×)"
     return Cell(text)
+
+
+def times_dense(sheet: Sheet, group: Group, speed: Quality) -> float:
+    """How many times as fast as the dense model beside which it was timed; nan where that is not known.
+
+    Processes differ in speed among themselves, so what two runs measured is held against the dense model of each.
+    """
+    if group.family == "dense":
+        return 1.0 if sheet.numbers.value(group, speed) is not None else math.nan
+    value = sheet.numbers.value(group, speed)
+    return value.mean / value.dense if value is not None and value.dense > 0 else math.nan
 
 
 def protocol_of(sheet: Sheet, quality: Quality) -> dict[str, Any]:

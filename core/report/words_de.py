@@ -167,6 +167,7 @@ GERMAN = {
     "m_origin": "{runs} wurden anderswo gemessen und importiert: {origins}.",
     # --- notes under tables
     "n_marks": "▲ signifikant besser, ▼ schlechter als dicht (5 %, Holm). ± Standardfehler.",
+    "n_gain_marks": "▲ signifikant besser, ▼ schlechter als vor dem Nachtraining (5 %, Holm). ± Standardfehler.",
     "n_leak": "† beurteilt auf Text, den Kalibrierung oder Nachtraining gelesen haben, oder auf Text gleicher "
     "Herkunft.",
     "n_disturbed": "‡ neben anderer Last auf dem Gerät gemessen.",
@@ -193,12 +194,13 @@ GERMAN = {
     "c_curve_masks": "{quality} nach dem Anteil am ganzen Modell, der auf null gesetzt ist (Nullen, nicht kleiner); "
     "Balken sind ± ein Standardfehler.",
     "c_pairs": "{quality} vor (hohl) und nach dem Nachtraining; Balken sind ± ein Standardfehler.",
-    "c_tradeoff": "{quality} nach der Decode-Geschwindigkeit (Batch {batch}, {device}).",
+    "c_tradeoff": "{quality} nach der Decode-Geschwindigkeit, als Vielfaches des dichten Modells im selben Lauf "
+    "(Batch {batch}, {device}).",
     "c_beyond": "Jenseits der Achse: {values}.",
     "done_removed": "entfernt",
     "x_removed": "entfernter Anteil am ganzen Modell",
     "x_zeros": "auf null gesetzter Anteil am ganzen Modell",
-    "x_decode": "Decode-Geschwindigkeit [Token/s]",
+    "x_decode": "Decode-Geschwindigkeit, Vielfaches des dichten Modells",
     "log": "logarithmisch",
     "lower": "niedriger ist besser",
     "higher": "höher ist besser",
@@ -238,6 +240,7 @@ GERMAN = {
     "einem besser): {labels}.",
     "axis_size": "entferntem Anteil",
     "axis_speed": "Decode-Geschwindigkeit",
+    "axis_times": "Decode-Geschwindigkeit als Vielfachem des dichten Modells",
     "s_speeds": "Maskierte Modelle decodieren mit dem {masks}-Fachen von dicht, wirklich kleinere mit dem "
     "{cuts}-Fachen.",
     "s_masks_size": "Die maskierten Modelle belegen {mask} auf der Platte, das dichte Modell {dense}.",

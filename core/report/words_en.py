@@ -163,6 +163,7 @@ ENGLISH = {
     "m_origin": "{runs} were measured elsewhere and imported: {origins}.",
     # --- notes under tables
     "n_marks": "▲ significantly better, ▼ worse than dense (5 %, Holm). ± standard error.",
+    "n_gain_marks": "▲ significantly better, ▼ worse than before recovery (5 %, Holm). ± standard error.",
     "n_leak": "† judged on text that calibration or recovery read, or of the same origin.",
     "n_disturbed": "‡ measured beside other work on the device.",
     "on_kernels": "{label}, on {kernels} kernels",
@@ -188,12 +189,12 @@ ENGLISH = {
     "c_curve_masks": "{quality} against the share of the whole model set to zero (zeros, not smaller); bars are ± "
     "one standard error.",
     "c_pairs": "{quality} before (hollow) and after recovery; bars are ± one standard error.",
-    "c_tradeoff": "{quality} against decoding speed (batch {batch}, {device}).",
+    "c_tradeoff": "{quality} against decoding speed, as a multiple of dense in the same run (batch {batch}, {device}).",
     "c_beyond": "Beyond the axis: {values}.",
     "done_removed": "removed",
     "x_removed": "share of the whole model removed",
     "x_zeros": "share of the whole model set to zero",
-    "x_decode": "decoding speed [tokens/s]",
+    "x_decode": "decoding speed, times dense",
     "log": "logarithmic",
     "lower": "lower is better",
     "higher": "higher is better",
@@ -233,6 +234,7 @@ ENGLISH = {
     "{labels}.",
     "axis_size": "share removed",
     "axis_speed": "decoding speed",
+    "axis_times": "decoding speed as a multiple of dense",
     "s_speeds": "Masked models decode at {masks} times dense, models that are really smaller at {cuts} times.",
     "s_masks_size": "The masked models take {mask} on disk, the dense model {dense}.",
     # --- discussion

@@ -109,6 +109,27 @@ def test_masks_depth_recovery_and_rounded_weights_have_tables_of_their_own(
         assert all(everything["lora"] not in each.runs for each in table(document, label).rows)
 
 
+def test_rounded_weights_stand_beneath_the_dense_model_also_with_measures_that_it_cannot_have(
+    runs: Home, reports: Callable[[], Reports]
+) -> None:
+    alone = [row for row in judged("pruned", 26.5, 0.52) if not row["task"].startswith("fidelity")]
+    ids = {"dense": runs.run("dense", metrics=alone), "q8": runs.run("q8", model={"quantised": "q8_0"})}
+    document = report(reports, ids)
+    found = rows(table(document, "tab:dense"))
+    (kl,) = {column for row in found.values() for column in row if column.startswith("KL from dense")}
+    assert (found["dense"][kl], found["Q8_0"][kl]) == ("–", "0.2650 ± 0.0020")
+    assert [each.label for each in document.tables() if "tasks" in each.label] == ["tab:tasks-dense"]
+
+
+def test_the_marks_of_gains_are_said_to_be_against_before_recovery(
+    everything: dict[str, str], reported: Reports
+) -> None:
+    document = report(reported, everything)
+    (note,) = table(document, "tab:recovery-1").notes
+    assert "than before recovery" in note
+    assert any("than dense" in note for note in table(document, "tab:cut").notes)
+
+
 def test_masks_never_share_a_figure_of_sizes_with_real_cuts(everything: dict[str, str], reported: Reports) -> None:
     figures = {each.label: each for each in report(reported, everything).figures()}
 
@@ -308,7 +329,8 @@ def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, repor
     said = " ".join(sentences(document)).replace("\u00a0", " ")
     assert "L2 norm 20 %, bfloat16 decodes fastest: 122.0" in said
     assert "Not dominated in perplexity (passages) and decoding speed" in said
-    assert "fig:speed-1" in {each.label for each in document.figures()}
+    drawn = next(each for each in document.figures() if each.label == "fig:speed-1")
+    assert sorted(point.x for line in drawn.series for point in line.points) == pytest.approx([1.2, 1.21, 1.22])
 
 
 def test_what_kernels_of_their_own_make_of_a_mask_stands_beneath_it_and_is_held_against_dense(

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.report import html, markdown, writing
@@ -111,6 +111,10 @@ def test_hostile_names_are_text_in_markdown() -> None:
 
 @settings(max_examples=50)
 @given(st.text(max_size=60))
+@example("0) ")
+@example("12. a list?")
+@example("- a list?")
+@example("+")
 def test_escaped_markdown_shows_the_text_itself(text: str) -> None:
     from html import unescape
 
