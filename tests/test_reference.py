@@ -9,6 +9,9 @@ import pytest
 from core import settings
 from core.errors import QueueError
 from core.service import Service
+from core.study import Study, expand, key_of
+
+STUDY = Path(__file__).parents[1] / "benchmarks" / "studies" / "smollm2-reference.yaml"
 
 
 @pytest.fixture
@@ -30,12 +33,16 @@ def test_it_is_taken_in_once_marked_with_its_origin_and_may_be_removed_and_broug
     assert found.packages["lm-eval"] == "0.4.13"
     assert service.travel.nothing_of_this_machine()  # so that Launch still greets who comes the first time
     runs = service.runs()
-    assert len(runs) == len(found.runs) >= 139
+    asked = {key_of(experiment) for run in found.runs if (experiment := service.run_detail(run).experiment)}
+    planned = expand(Study.from_yaml(STUDY.read_text(encoding="utf-8"))).runs
+    assert asked == {run.key for run in planned}
+    assert len(runs) == len(found.runs) == len(planned) == 161
     assert set(runs["state"]) == {"COMPLETE"}
     detail = service.run_detail(found.runs[0])
     assert {"perplexity", "acc"} <= set(detail.metrics["metric"])
     assert all(detail.metrics["protocol"])  # every number says how it was measured
-    dense = pd.concat(service.run_detail(run).metrics for run in runs[runs["method"].isna()]["id"])
+    unpruned = [service.run_detail(run) for run in runs[runs["method"].isna()]["id"]]
+    dense = pd.concat(detail.metrics for detail in unpruned if detail.experiment and detail.experiment.dense)
     values = dense[dense["metric"] == "perplexity"]["value"].round(2).tolist()
     assert values == [29.97, 21.78]  # another implementation's: 29.97 and 21.77, in float32
     with pytest.raises(QueueError):

@@ -25,7 +25,7 @@ from core.report.svg import draw
 from core.report.words import Words
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$^])")
-_LIST_START = re.compile(r"^(\s*\d*)([-+.)])(?=\s|$)")
+_LIST_START = re.compile(r"^(\s*(?=[-+])|\s*\d+(?=[.)]))(?=.(?:\s|$))")
 _BREAKS = re.compile(r"[\r\n\t\x00-\x1f\x7f]+")
 
 
@@ -35,7 +35,7 @@ def escaped(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "@\u2060")
     text = re.sub(r":(?=[a-z_+][a-z0-9_+\\-]*:)", ":\u2060", text)
     text = re.sub(r"(?i)\b(https?|ftp|mailto):(?=/|\w)", "\\1:\u2060", text)
-    return _LIST_START.sub(r"\1\\\2", text)
+    return _LIST_START.sub(r"\1\\", text)
 
 
 def code(text: str) -> str:

@@ -126,6 +126,12 @@ def test_escaped_markdown_shows_the_text_itself(text: str) -> None:
     assert " ".join(unescape(shown).replace("\u2060", "").replace("\ufffd", "").split()) == plain.replace("\u2060", "")
 
 
+def test_only_what_begins_a_list_is_escaped_as_such() -> None:
+    plain = [".", ") and", "1.5 times", "-1", "a - b", "twice 2. more"]
+    assert [markdown.escaped(text) for text in plain] == plain
+    assert [markdown.escaped(text) for text in ("0) ", "12. a", "- a", "+")] == ["0\\) ", "12\\. a", "\\- a", "\\+"]
+
+
 def test_every_markdown_table_has_as_many_cells_in_each_row(document: Document) -> None:
     text = markdown.pages(document)["report.md"]
     tables = re.findall(r"(?:^\|.*\|$\n?)+", text, re.M)
