@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order, perplexity_text
-from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe
+from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe, two_lines
 from core.charts_tables import marks
 from core.evaluation.paired import normal_p
 
@@ -127,15 +127,10 @@ def gain_dots(rows: pd.DataFrame, quality: Quality, *, dark: bool = False) -> go
     unit = f" [{quality.unit}]" if quality.unit and not quality.fraction else ""
     chart.update_xaxes(title_text=safe(quality.label) + unit, tickformat=".0%" if quality.fraction else None)
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(shown))), ticktext=[safe(_short(label)) for label in shown["label"]],
+        tickmode="array", tickvals=list(range(len(shown))), ticktext=[two_lines(label) for label in shown["label"]],
         range=[len(shown) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
-
-
-def _short(label: object, most: int = 34) -> str:
-    text = str(label)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _pair(chart: go.Figure, row: pd.Series, place: int, quality: Quality, dark: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,9 +89,28 @@ def safe(text: object) -> str:
 
 
 def short(text: object, most: int = 56) -> str:
-    """The text, its end left out where it is longer than `most` letters."""
+    """The text, its middle left out where it is longer than `most` letters: what tells names apart is at their ends,
+    method and size at the one, recovery and seed at the other."""
     words = str(text)
-    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
+    if len(words) <= most:
+        return words
+    kept = (most - 1) // 2
+    head, tail = words[: most - 1 - kept], words[len(words) - kept :]
+    if " " in head[len(head) // 2 :]:  # whole words, where that leaves out little
+        head = head.rpartition(" ")[0]
+    if " " in tail[: len(tail) // 2]:
+        tail = tail.partition(" ")[2]
+    return f"{head.rstrip(' ,')}…{tail.lstrip()}"
+
+
+def two_lines(text: object, width: int = 34) -> str:
+    """A label for one row of a chart, in one or two lines of at most `width` letters; safe for Plotly."""
+    words = str(text).replace(" %", "\u00a0%")  # which no line begins with
+    for most in range(2 * width, width, -1):
+        lines = textwrap.wrap(short(words, most), width)
+        if len(lines) <= 2:
+            return "<br>".join(map(safe, lines))
+    return safe(short(words, width))
 
 
 def named(labels: Sequence[str], most: int = 6) -> str:

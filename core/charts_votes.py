@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_style import figure, palette, percent, safe
+from core.charts_style import figure, palette, percent, safe, short
 
 if TYPE_CHECKING:
     from core.chat.votes import Duel, Standing
@@ -67,14 +67,10 @@ def win_rates(standings: Sequence[Standing], *, dark: bool = False) -> go.Figure
     )  # fmt: skip
     chart.update_xaxes(title_text="chosen, ties as halves", tickformat=".0%", range=[-0.02, 1.02])
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(standings))), ticktext=[safe(_short(one)) for one in standings],
-        range=[len(standings) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
+        tickmode="array", tickvals=list(range(len(standings))),
+        ticktext=[safe(short(one.title, 34)) for one in standings], range=[len(standings) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
-
-
-def _short(one: Standing, most: int = 34) -> str:
-    return one.title if len(one.title) <= most else f"{one.title[: most - 1]}…"
 
 
 def _hover(one: Standing) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import math
+from html import unescape
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from core import charts, charts_recovery, charts_runs
+from core import charts, charts_recovery, charts_runs, charts_style
 from core.charts_style import OKABE_ITO, method_colour, method_symbol
 from core.experiment import Experiment
 
@@ -457,6 +458,21 @@ def test_protocols_whose_words_are_alike_are_told_apart_by_their_counts():
     ]
     words = [differing_words(protocols, each) for each in protocols]
     assert words == ["heldout, 100 tokens", "heldout, 2,000 tokens", "train"]
+
+
+def test_long_labels_lose_their_middle_and_stay_apart():
+    labels = [f"Optimal Brain Surgeon, 12.7 %, target model, refitted, {kind}" for kind in ("LoRA", "distillation")]
+    cut = [charts_style.short(label, 34) for label in labels]
+    assert cut == ["Optimal Brain…refitted, LoRA", "Optimal Brain…distillation"]
+    assert all(len(text) <= 34 for text in cut)
+    assert charts_style.short("Taylor, 20 %", 34) == "Taylor, 20 %"
+    for label in [*labels, "one", "x" * 200, "words " * 40, "a <b> & $c$ " * 9]:
+        lines = unescape(charts_style.two_lines(label)).split("<br>")
+        assert len(lines) <= 2
+        assert all(len(line) <= 34 for line in lines)
+    assert charts_style.two_lines(labels[1]).endswith("distillation")
+    assert not any(line.startswith("%") for line in charts_style.two_lines(labels[0]).split("<br>"))
+    assert charts_style.two_lines("a <b>") == "a &lt;b&gt;"
 
 
 def test_every_value_of_a_protocol_is_shown_and_hashes_are_cut_short():
