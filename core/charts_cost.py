@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.charts_style import OKABE_ITO, figure, palette, safe, short
+from core.charts_style import OKABE_ITO, distinct, figure, palette, safe
 
 STAGES = {
     "load": ("load", "sky", ""),
@@ -80,7 +80,7 @@ def stage_bars(stages: pd.DataFrame, labels: Mapping[str, str], *, dark: bool = 
     chart.update_xaxes(title_text=unit, rangemode="tozero")
     chart.update_yaxes(
         tickmode="array", tickvals=list(range(len(runs))),
-        ticktext=[safe(short(labels[run_id], 34)) for run_id in runs],
+        ticktext=[safe(text) for text in distinct([str(labels[run_id]) for run_id in runs], 34)],
         autorange="reversed", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order, perplexity_text
-from core.charts_style import figure, marker, measured, method_colour, palette, percent, safe, two_lines
+from core.charts_style import distinct, figure, marker, measured, method_colour, palette, percent, safe, two_lines
 from core.charts_tables import marks
 from core.evaluation.paired import normal_p
 
@@ -124,10 +124,11 @@ def gain_dots(rows: pd.DataFrame, quality: Quality, *, dark: bool = False) -> go
             x=dense, line={"color": palette(dark).muted, "width": 1, "dash": "dash"}, annotation_text="dense",
             annotation_font={"size": 11, "color": palette(dark).muted}, annotation_position="top",
         )  # fmt: skip
+    labels = [two_lines(label) for label in distinct(shown["label"].astype(str).tolist(), 64)]
     unit = f" [{quality.unit}]" if quality.unit and not quality.fraction else ""
     chart.update_xaxes(title_text=safe(quality.label) + unit, tickformat=".0%" if quality.fraction else None)
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(shown))), ticktext=[two_lines(label) for label in shown["label"]],
+        tickmode="array", tickvals=list(range(len(shown))), ticktext=labels,
         range=[len(shown) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart

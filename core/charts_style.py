@@ -10,8 +10,10 @@ import html
 import math
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -103,10 +105,43 @@ def short(text: object, most: int = 56) -> str:
     return f"{head.rstrip(' ,')}…{tail.lstrip()}"
 
 
-def two_lines(text: object, width: int = 34) -> str:
+def distinct(labels: Sequence[str], most: int) -> list[str]:
+    """The names of one chart's rows, of at most `most` letters each. Of a longer one the settings go first that most
+    others of its method have, too (`Taylor, 20 %…LoRA`), so that what tells it from them stays."""
+    apart = [label.split(", ") for label in labels]
+    common = Counter((method, part) for parts in apart for part in set(parts) for method in (parts[0], ""))
+    found = [_without_common(parts, common, most) for parts in apart]
+    taken: dict[str, set[str]] = {}
+    for label, text in zip(labels, found, strict=True):
+        taken.setdefault(text, set()).add(label)
+    return [text if len(taken[text]) == 1 else short(label, most) for label, text in zip(labels, found, strict=True)]
+
+
+def _without_common(parts: Sequence[str], common: Mapping[tuple[str, str], int], most: int) -> str:
+    """The parts in their order, the method always; the most common of it, then of all, are left out.
+
+    common: how many labels have a part, by (method, part) and by ("", part).
+    """
+    kept = list(range(len(parts)))
+    counts = [(common[parts[0], part], common["", part]) for part in parts]
+    for place in sorted(kept[1:], key=counts.__getitem__, reverse=True):
+        if len(_joined(parts, kept)) <= most:
+            break
+        kept.remove(place)
+    return short(_joined(parts, kept), most)
+
+
+def _joined(parts: Sequence[str], kept: Sequence[int]) -> str:
+    said = parts[0]
+    for before, place in pairwise(kept):
+        said += (", " if place == before + 1 else "…") + parts[place]
+    return said + ("…" if kept[-1] < len(parts) - 1 else "")
+
+
+def two_lines(text: str, width: int = 34) -> str:
     """A label for one row of a chart, in one or two lines of at most `width` letters; safe for Plotly."""
-    words = str(text).replace(" %", "\u00a0%")  # which no line begins with
-    for most in range(2 * width, width, -1):
+    words = text.replace(" %", "\u00a0%").replace("…", "… ")  # what belongs to the line above
+    for most in range(max(len(words), width + 1), width, -1):
         lines = textwrap.wrap(short(words, most), width)
         if len(lines) <= 2:
             return "<br>".join(map(safe, lines))
@@ -114,9 +149,9 @@ def two_lines(text: object, width: int = 34) -> str:
 
 
 def named(labels: Sequence[str], most: int = 6) -> str:
-    """Some of the runs by their names, shortened, and how many more there are."""
-    words = ", ".join(short(label, 40) for label in labels[:most])
-    return words + (f" and {len(labels) - most} more" if len(labels) > most else "")
+    """Some of the runs by their names, which hold commas, and how many more there are."""
+    words = "; ".join(short(label, 64) for label in labels[:most])
+    return words + (f"; and {len(labels) - most} more" if len(labels) > most else "")
 
 
 def method_colour(method: str, dark: bool) -> str:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from core.charts_frames import Z95, Quality, at_order
 from core.charts_marks import alt_words, bars, custom, run_variants
-from core.charts_style import delta_words, diverging, figure, marker, method_colour, palette, safe, short
+from core.charts_style import delta_words, distinct, diverging, figure, marker, method_colour, palette, safe, short
 from core.charts_tables import GUESSING, MAJORITY, marks
 
 _ROW = 30
@@ -179,10 +179,11 @@ def delta_heatmap(table: pd.DataFrame, tasks: Sequence[Quality], *, dark: bool =
     )
     chart.update_xaxes(
         tickmode="array", tickvals=list(range(len(chosen))), ticktext=[safe(short(q.label, _LABEL)) for q in chosen],
-        side="top", showgrid=False, showline=False, ticks="",
+        side="top", showgrid=False, showline=False, ticks="", tickangle=-45,  # leaning away from the title
     )  # fmt: skip
     chart.update_yaxes(
-        tickmode="array", tickvals=list(range(len(runs))), ticktext=[safe(short(label, _LABEL)) for _, label in runs],
+        tickmode="array", tickvals=list(range(len(runs))),
+        ticktext=[safe(text) for text in distinct([str(label) for _, label in runs], _LABEL)],
         autorange="reversed", showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart

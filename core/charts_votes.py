@@ -68,7 +68,8 @@ def win_rates(standings: Sequence[Standing], *, dark: bool = False) -> go.Figure
     chart.update_xaxes(title_text="chosen, ties as halves", tickformat=".0%", range=[-0.02, 1.02])
     chart.update_yaxes(
         tickmode="array", tickvals=list(range(len(standings))),
-        ticktext=[safe(short(one.title, 34)) for one in standings], range=[len(standings) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
+        ticktext=[safe(short(one.title, 34)) for one in standings],
+        range=[len(standings) - 0.4, -0.6], showgrid=False, showline=False, ticks="",
     )  # fmt: skip
     return chart
 

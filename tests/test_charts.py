@@ -460,18 +460,26 @@ def test_protocols_whose_words_are_alike_are_told_apart_by_their_counts():
     assert words == ["heldout, 100 tokens", "heldout, 2,000 tokens", "train"]
 
 
-def test_long_labels_lose_their_middle_and_stay_apart():
-    labels = [f"Optimal Brain Surgeon, 12.7 %, target model, refitted, {kind}" for kind in ("LoRA", "distillation")]
-    cut = [charts_style.short(label, 34) for label in labels]
-    assert cut == ["Optimal Brain…refitted, LoRA", "Optimal Brain…distillation"]
-    assert all(len(text) <= 34 for text in cut)
-    assert charts_style.short("Taylor, 20 %", 34) == "Taylor, 20 %"
+def test_long_labels_lose_what_others_have_too_and_stay_apart():
+    own = ("10 %", "22 %")
+    labels = [
+        f"Optimal Brain Surgeon, {size}, layers 4–25, target model, {kind}" for size in own for kind in ("LoRA", "KD")
+    ]
+    labels += ["Taylor, 20 %, layers 4–25, target model", "Taylor, 20 %, layers 4–25"]
+    cut = charts_style.distinct(labels, 34)
+    assert cut == [
+        "Optimal Brain Surgeon, 10 %…LoRA", "Optimal Brain Surgeon, 10 %…KD",
+        "Optimal Brain Surgeon, 22 %…LoRA", "Optimal Brain Surgeon, 22 %…KD",
+        "Taylor, 20 %…target model", "Taylor, 20 %, layers 4–25",
+    ]  # fmt: skip
+    assert charts_style.distinct(["a" * 99, "b, " * 40, "", "a" * 99], 20) == [
+        "a" * 10 + "…" + "a" * 9, "b…b, b, b, b, b, b…", "", "a" * 10 + "…" + "a" * 9
+    ]  # fmt: skip
     for label in [*labels, "one", "x" * 200, "words " * 40, "a <b> & $c$ " * 9]:
         lines = unescape(charts_style.two_lines(label)).split("<br>")
         assert len(lines) <= 2
-        assert all(len(line) <= 34 for line in lines)
-    assert charts_style.two_lines(labels[1]).endswith("distillation")
-    assert not any(line.startswith("%") for line in charts_style.two_lines(labels[0]).split("<br>"))
+        assert all(len(line) <= 34 and not line.startswith("%") for line in lines)
+    assert charts_style.two_lines(labels[1]).endswith("KD")
     assert charts_style.two_lines("a <b>") == "a &lt;b&gt;"
 
 
@@ -501,7 +509,7 @@ def test_drift_by_layer_draws_what_is_finite_and_opens_what_was_taken_out():
 def test_values_measured_beside_other_work_carry_a_sign_and_are_named_once() -> None:
     details = {"disturbed": "other programs kept 1.0 of 2 cores busy"}
     table = pd.DataFrame({"label": ["a", "b", "b", "c"], "details": [json.dumps(details)] * 3 + ["{}"]})
-    assert charts.disturbances(table) == ["a, b: measured beside other work (other programs kept 1.0 of 2 cores busy)"]
+    assert charts.disturbances(table) == ["a; b: measured beside other work (other programs kept 1.0 of 2 cores busy)"]
     assert charts.leak(details) == " ‡"
     assert charts.leak({}) == ""
     assert charts.detail_words({"quartiles": [1.0, 2.0], **details}) == [
