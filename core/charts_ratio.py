@@ -66,7 +66,7 @@ def ratio_curve(
     for variant, (name, group) in by_series(rows[rows["kind"] != "dense"]):
         own = means[means["series"] == name].sort_values("x")
         if (own["runs"] > 1).any():
-            chart.add_trace(_band(own, name, dark))
+            chart.add_trace(_band(own, name, dark, beyond=float(own["high"].max()) > _top(chart)))
         if len(own):
             chart.add_trace(_line(own, name, variant, dark))
         chart.add_trace(run_marks(group, x, quality, name, variant, dark))
@@ -84,13 +84,20 @@ def _band_words(means: pd.DataFrame) -> str:
     return f" {'; '.join(said)}." if said else ""
 
 
-def _band(rows: pd.DataFrame, name: str, dark: bool) -> go.Scatter:
+def _top(chart: go.Figure) -> float:
+    """The largest value that the axis shows."""
+    end = float(chart.layout.yaxis.range[1])
+    return 10**end if chart.layout.yaxis.type == "log" else end
+
+
+def _band(rows: pd.DataFrame, name: str, dark: bool, *, beyond: bool) -> go.Scatter:
+    """From the least to the largest of the seeds; only its edge where it ends `beyond` the axis and would cover it."""
     around = [*rows["x"], *reversed(rows["x"].tolist())]
     return go.Scatter(
         x=around,
         y=[*rows["high"], *reversed(rows["low"].tolist())],
         mode="lines",
-        fill="toself",
+        fill="none" if beyond else "toself",
         fillcolor=faded(str(rows["method"].iloc[0]), dark),
         line={"width": 6, "color": faded(str(rows["method"].iloc[0]), dark)},  # seen at a single ratio, too
         name=f"{safe(name)}, seeds",

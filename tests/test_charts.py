@@ -176,6 +176,17 @@ def test_a_ratio_line_goes_through_the_mean_of_the_seeds():
     assert list(lines[0].y) == pytest.approx([0.2, 0.6])
 
 
+@pytest.mark.parametrize(("worst", "fill"), [(60.0, "toself"), (4e9, "none")])
+def test_a_band_that_ends_beyond_the_axis_does_not_cover_it(worst: float, fill: str):
+    runs = pd.DataFrame([run_row("d", None)] + [run_row(f"r{i}", "random", 0.2, 0.1) for i in range(3)])
+    values = [26.0, 40.0, 50.0, worst]
+    metrics = [metric_row(r, "perplexity/x", "perplexity", v, 1.0) for r, v in zip(runs["id"], values, strict=True)]
+    table = charts.points(runs, pd.DataFrame(metrics), {})
+    (band,) = [t for t in charts.ratio_curve(table, charts.qualities(table)[0]).data if "seeds" in str(t.name)]
+    assert band.fill == fill
+    assert (min(band.y), max(band.y)) == (40.0, worst)
+
+
 def test_runs_of_different_settings_are_not_joined_by_one_line():
     yaml = "pruning: {{method: taylor, layers: [{}, 25], ratio: {}}}"
     rows = [run_row(f"t{a}-{r}", "taylor", r, r / 2, experiment=yaml.format(a, r)) for a in (0, 4) for r in (0.2, 0.3)]
