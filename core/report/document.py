@@ -137,6 +137,8 @@ class Axis:
     names: tuple[str, ...] = ()
     note: str = ""
     """What stands smaller beside the title: which way is better, and how the axis is scaled."""
+    from_zero: bool = True
+    """Whether a linear x axis begins at zero where nothing is below it: sizes do, multiples of something need not."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def tradeoff(sheet: Sheet, quality: Quality, speed: Quality, label: str, batch: 
     say = sheet.words.say
     series, beyond = _within(sheet, quality, series)
     caption = " ".join([say("c_tradeoff", quality=sheet.names.quality(quality), batch=batch, device=device), *beyond])
-    return Figure(label, (caption,), _alt(sheet, caption, series), Axis(say("x_decode")),
+    return Figure(label, (caption,), _alt(sheet, caption, series), Axis(say("x_decode"), from_zero=False),
                   _axis(sheet, quality, series), tuple(series))  # fmt: skip
 
 

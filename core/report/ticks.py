@@ -76,6 +76,6 @@ def scales(figure: Figure, numbers: Numbers) -> tuple[Scale, Scale]:
     if axis.kind == "log":  # a bar that reaches zero ends at the axis
         least = min((value for value in along if value > 0), default=1.0)
         along[:] = [value for value in along if not math.isfinite(value) or value > least / 3]
-    if figure.bars == "y" and figure.x.kind == "linear" and xs and min(xs) >= 0:
+    if figure.bars == "y" and figure.x.kind == "linear" and figure.x.from_zero and xs and min(xs) >= 0:
         xs = [*xs, 0.0]
     return scale_of(figure.x, xs, numbers), scale_of(figure.y, ys, numbers)

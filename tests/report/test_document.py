@@ -15,7 +15,9 @@ from core.report.document import Document, Figure, Items, Paragraph, Table, plai
 from core.report.facts import contrast
 from core.report.material import Material, NotMade, Numbers
 from core.report.names import Names
+from core.report.numbers import Numbers as FigureNumbers
 from core.report.tables import Sheet
+from core.report.ticks import scales
 from core.report.words import Words
 from core.reports import Reports
 from core.study import Study
@@ -331,6 +333,7 @@ def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, repor
     assert "Not dominated in perplexity (passages) and decoding speed" in said
     drawn = next(each for each in document.figures() if each.label == "fig:speed-1")
     assert sorted(point.x for line in drawn.series for point in line.points) == pytest.approx([1.2, 1.21, 1.22])
+    assert scales(drawn, FigureNumbers("en"))[0].low > 1  # multiples do not begin at zero, shares do
 
 
 def test_what_kernels_of_their_own_make_of_a_mask_stands_beneath_it_and_is_held_against_dense(
