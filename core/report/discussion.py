@@ -14,6 +14,7 @@ from core.report.material import Group, Numbers, Value
 from core.report.protocol import limits_of_tasks
 from core.report.tables import Sheet, best_of, blocks, gain_interval, seed_count
 from core.report.trace import environments
+from core.report.versus import alike, versus
 
 RANDOM = ("random", "random_weights", "random_layers")
 SHARES = (0.1, 0.2, 0.3)
@@ -27,6 +28,7 @@ def discussion(sheet: Sheet, chosen: Sequence[Quality], decode: Quality | None, 
         said += _against_random(sheet, quality)
         said += _closest(sheet, quality)
         said += _zeros(sheet, quality)
+        said += versus(sheet, quality, decode)
         said += _recovered(sheet, quality)
         cuts = [group for group in sheet.numbers.of("cut", "depth", "recovered") if not group.masked]
         fronts = [front(sheet, cuts, quality, None)]
@@ -116,7 +118,7 @@ def _zeros(sheet: Sheet, quality: Quality) -> list[Text]:
         if not cuts:
             continue
         cut, reached = (min if lower else max)(cuts, key=lambda each: each[1])
-        rest = [(group, mean) for group, mean in masks if group.removed >= cut.removed and _alike(group, cut)]
+        rest = [(group, mean) for group, mean in masks if group.removed >= cut.removed and alike(group, cut)]
         if rest:
             mask, zeros = (min if lower else max)(rest, key=lambda each: each[1])
             pairs.append((cut, mask, (zeros < reached) == lower and zeros != reached))
@@ -137,11 +139,6 @@ def _zeros(sheet: Sheet, quality: Quality) -> list[Text]:
 def _finite(sheet: Sheet, group: Group, quality: Quality) -> Value | None:
     value = sheet.numbers.value(group, quality)
     return value if value is not None and math.isfinite(value.mean) else None
-
-
-def _alike(one: Group, other: Group) -> bool:
-    """Whether both are of one model, in one number format."""
-    return all(one.settings.get(name) == other.settings.get(name) for name in ("model.name", "model.dtype"))
 
 
 def _recovered(sheet: Sheet, quality: Quality) -> list[Text]:

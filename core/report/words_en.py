@@ -252,6 +252,13 @@ ENGLISH = {
     "d_zeros": "{quality}, zeros against real cuts: with at least as much of the model set to zero, a masked row is "
     "better than the best real cut at {count} of {all} sizes. At the largest: {mask}, {zeros} zeros, {kept}; {cut}, "
     "{removed} removed, {reached}. Zeros leave the model as large as it was.",
+    "d_versus_size": "{quality}, {cut} against {mask} at equal size (the share removed, and the next share of zeros "
+    "that is no smaller): {mask} is better at {count} of {all} sizes: {pairs}. On disk {cut} takes {small} at these "
+    "sizes, {mask} {large}.",
+    "d_versus_pair": "{removed} removed {reached}, {zeros} zeros {kept}",
+    "d_versus_speed": "{quality}, at equal speed, as near as was timed: {cut} decodes at {fast} times dense, {mask} at "
+    "{other}; the one over the other is {ratio} (95 % interval {low} to {high}), and the interval {verdict}. They come "
+    "to {reached} and {kept}.",
     "d_limits": "What limits these numbers:",
     "l_one_seed": "{count} of {all} rows are of one seed, of methods in which the seed decides: {labels}.",
     "l_limit": "Tasks were scored on the first {n} documents only: about ±{points} points at 95 %.",

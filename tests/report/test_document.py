@@ -312,6 +312,28 @@ def test_zeros_are_held_against_real_cuts_that_take_no_more_of_the_model(
     assert told.endswith("at 1 of 2")  # 44 % is more than 43 %, 48 % less than 53 %
 
 
+def test_taylor_is_held_against_wanda_at_equal_size_and_at_equal_speed(
+    everything: dict[str, str], reported: Reports, runs: Home, reports: Callable[[], Reports]
+) -> None:
+    said = " ".join(sentences(report(reported, everything))).replace("\u00a0", " ")
+    assert "Taylor (LLM-Pruner) against Wanda at equal size" in said
+    assert "Wanda is better at 3 of 3 sizes: 6.0 % removed 34.45 ± 0.34, 40.0 % zeros 33.00 ± 0.33; 12.0 %" in said
+    assert "Taylor (LLM-Pruner) 10 % decodes at 1.00 times dense, Wanda 50 % at 0.98" in said
+    assert "is 1.02 (95 % interval 0.97 to 1.08), and the interval contains 1. They come to 34.45 ± 0.34 and 33" in said
+    assert "is 1.22 (95 % interval 1.16 to 1.29), and the interval does not contain 1." in said
+    ids = {
+        "dense": runs.run("dense"),
+        "same": runs.run("a", {"method": "taylor", "ratio": 0.2}, perplexity=40.0, removed=0.2),
+        "worse": runs.run("b", {"method": "taylor", "ratio": 0.3}, perplexity=50.0, removed=0.2002),
+        "beyond": runs.run("c", {"method": "taylor", "ratio": 0.5}, perplexity=60.0, removed=0.3),
+        "fewer": runs.run("d", {"method": "wanda", "ratio": 0.1}, perplexity=27.0, removed=0.19),
+        "next": runs.run("e", {"method": "wanda", "ratio": 0.3}, perplexity=45.0, removed=0.25),
+    }
+    said = " ".join(sentences(report(reports, ids))).replace("\u00a0", " ")
+    assert "Wanda is better at 0 of 1 sizes: 20.0 % removed 40.00 ± 0.40, 25.0 % zeros 45.00 ± 0.45. On disk" in said
+    assert "at equal speed" not in said  # nothing was timed
+
+
 def test_what_was_judged_and_timed_decides_whose_speed_is_told(runs: Home, reports: Callable[[], Reports]) -> None:
     gpu = {"device": "cuda:0", "device_name": "NVIDIA H200", "dtype": "bfloat16"}
 
