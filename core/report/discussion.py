@@ -14,7 +14,7 @@ from core.report.material import Group, Numbers, Value
 from core.report.protocol import limits_of_tasks
 from core.report.tables import Sheet, best_of, blocks, gain_interval, seed_count
 from core.report.trace import environments
-from core.report.versus import alike, versus
+from core.report.versus import versus
 
 RANDOM = ("random", "random_weights", "random_layers")
 SHARES = (0.1, 0.2, 0.3)
@@ -118,7 +118,7 @@ def _zeros(sheet: Sheet, quality: Quality) -> list[Text]:
         if not cuts:
             continue
         cut, reached = (min if lower else max)(cuts, key=lambda each: each[1])
-        rest = [(group, mean) for group, mean in masks if group.removed >= cut.removed and alike(group, cut)]
+        rest = [(group, mean) for group, mean in masks if group.removed >= cut.removed and group.model == cut.model]
         if rest:
             mask, zeros = (min if lower else max)(rest, key=lambda each: each[1])
             pairs.append((cut, mask, (zeros < reached) == lower and zeros != reached))

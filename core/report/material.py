@@ -75,7 +75,12 @@ class Group:
     @property
     def size(self) -> tuple[Any, ...]:
         """What a block of a table has in common: rows of one block may be held against each other."""
-        return tuple(canonical(self.settings.get(name)) for name in ("model.name", "model.dtype", *_SIZE))
+        return (*self.model, *(canonical(self.settings.get(name)) for name in _SIZE))
+
+    @property
+    def model(self) -> tuple[Any, ...]:
+        """Model and number format: rows of different ones are never held against each other."""
+        return tuple(canonical(self.settings.get(name)) for name in ("model.name", "model.dtype"))
 
     @property
     def ratio(self) -> float:

@@ -108,12 +108,16 @@ class Names:
             where = say("of_layers_some", first=layers[0], last=layers[1])
         else:
             where = say("of_layers_all")
-        words = [say("size", ratio=self.figures.plain_percent(group.ratio), where=where)]
-        if len(self._models) > 1:
-            words.insert(0, short_model(str(group.settings.get("model.name"))))
-        if len(self._dtypes) > 1:
-            words.append(str(group.settings.get("model.dtype")))
-        return ", ".join(words)
+        model, dtype = self.model(group)
+        size = say("size", ratio=self.figures.plain_percent(group.ratio), where=where)
+        return ", ".join(word for word in (model, size, dtype) if word)
+
+    def model(self, group: Group) -> tuple[str, str]:
+        """A group's model and number format, each '' where the report has one only."""
+        return (
+            short_model(str(group.settings.get("model.name"))) if len(self._models) > 1 else "",
+            str(group.settings.get("model.dtype")) if len(self._dtypes) > 1 else "",
+        )
 
     def where(self, group: Group) -> str:
         """Which layers a group was cut in."""

@@ -8,27 +8,27 @@ from collections.abc import Sequence
 
 from core.charts_frames import Z95, Quality
 from core.report.document import Text
-from core.report.facts import value_words
-from core.report.material import Group, Value
+from core.report.facts import named, value_words
+from core.report.material import Family, Group, Value
 from core.report.tables import Sheet, times_dense
 
 CUT, MASK = "taylor", "wanda"
-MOST_PAIRS = 12
-"""Pairs of sizes that one sentence names."""
 
 
 def versus(sheet: Sheet, quality: Quality, decode: Quality | None) -> list[Text]:
     """Sentences on one quality: at each size of the cuts, and for each that was timed. None without both methods."""
-    cuts, masks = (_judged(sheet, family, method, quality) for family, method in (("cut", CUT), ("mask", MASK)))
-    return [*_equal_size(sheet, cuts, masks, quality), *_equal_speed(sheet, cuts, masks, quality, decode)]
+    cuts, masks = _judged(sheet, "cut", CUT, quality), _judged(sheet, "mask", MASK, quality)
+    found: list[Text] = []
+    for model in dict.fromkeys(group.model for group in cuts):
+        own = [group for group in cuts if group.model == model]
+        others = [group for group in masks if group.model == model]
+        found += [*_equal_size(sheet, own, others, quality), *_equal_speed(sheet, own, others, quality, decode)]
+    return found
 
 
-def _judged(sheet: Sheet, family: str, method: str, quality: Quality) -> list[Group]:
-    return [
-        group
-        for group in sheet.numbers.groups
-        if group.family == family and group.method == method and math.isfinite(_mean(sheet, group, quality))
-    ]
+def _judged(sheet: Sheet, family: Family, method: str, quality: Quality) -> list[Group]:
+    groups = [group for group in sheet.numbers.of(family) if group.method == method]
+    return [group for group in groups if math.isfinite(_mean(sheet, group, quality))]
 
 
 def _mean(sheet: Sheet, group: Group, quality: Quality) -> float:
@@ -36,41 +36,36 @@ def _mean(sheet: Sheet, group: Group, quality: Quality) -> float:
     return math.nan if value is None else value.mean
 
 
-def alike(one: Group, other: Group) -> bool:
-    """Whether both are of one model, in one number format."""
-    return all(one.settings.get(name) == other.settings.get(name) for name in ("model.name", "model.dtype"))
-
-
 def _equal_size(sheet: Sheet, cuts: Sequence[Group], masks: Sequence[Group], quality: Quality) -> list[Text]:
-    """Each size of the cuts, by its best cut, against the mask with the next share of zeros that is no smaller."""
+    """Each size of the cuts against the next share of zeros that is no smaller, the best row of each."""
     sign = 1 if quality.lower_is_better else -1
 
     def rank(group: Group) -> tuple[float, float]:
         return round(group.removed, 3), sign * _mean(sheet, group, quality)
 
-    pairs: list[tuple[Group, Group]] = []
-    for cut in sorted(cuts, key=rank):
-        if pairs and alike(cut, pairs[-1][0]) and rank(cut)[0] == rank(pairs[-1][0])[0]:
-            continue
-        rest = [mask for mask in masks if alike(cut, mask) and rank(mask)[0] >= rank(cut)[0]]
-        if rest:
-            pairs.append((cut, min(rest, key=rank)))
+    best = {rank(cut)[0]: cut for cut in sorted(cuts, key=rank, reverse=True)}  # the last of a size is its best
+    pairs = [
+        (cut, min(rest, key=rank))
+        for size, cut in sorted(best.items(), key=lambda each: each[0])
+        if (rest := [mask for mask in masks if rank(mask)[0] >= size])
+    ]
     if not pairs:
         return []
-    figures, say = sheet.names.figures, sheet.words.say
+    figures, names = sheet.names.figures, sheet.names
     said = [
-        say(
+        sheet.words.say(
             "d_versus_pair", removed=figures.percent(cut.removed, 1), reached=value_words(sheet, cut, quality),
             zeros=figures.percent(mask.removed, 1), kept=value_words(sheet, mask, quality),
         )
-        for cut, mask in pairs[:MOST_PAIRS]
+        for cut, mask in pairs
     ]  # fmt: skip
     better = sum(rank(mask)[1] < rank(cut)[1] for cut, mask in pairs)
     return [
         sheet.words.fill(
-            "d_versus_size", quality=sheet.names.quality(quality), cut=sheet.names.method(cuts[0]),
-            mask=sheet.names.method(masks[0]), count=str(better), all=str(len(pairs)), pairs="; ".join(said),
-            small=_disk(sheet, [cut for cut, _ in pairs]), large=_disk(sheet, [mask for _, mask in pairs]),
+            "d_versus_size", quality=", ".join(filter(None, (names.quality(quality), *names.model(cuts[0])))),
+            cut=names.method(cuts[0]), mask=names.method(masks[0]), count=str(better), all=str(len(pairs)),
+            pairs=named(sheet, said), small=_disk(sheet, [cut for cut, _ in pairs]),
+            large=_disk(sheet, [mask for _, mask in pairs]),
         )
     ]  # fmt: skip
 
@@ -91,11 +86,10 @@ def _equal_speed(
     found: list[Text] = []
     for cut in cuts:
         fast = times_dense(sheet, cut, decode)
-        near = [mask for mask in timed if alike(cut, mask)]
         error = _error(sheet.numbers.value(cut, decode))
-        if error is None or not near:
+        if error is None or not timed:
             continue
-        mask = min(near, key=lambda each: abs(math.log(times_dense(sheet, each, decode) / fast)))
+        mask = min(timed, key=lambda each: abs(math.log(times_dense(sheet, each, decode) / fast)))
         other = times_dense(sheet, mask, decode)
         reach = math.exp(Z95 * math.hypot(error, _error(sheet.numbers.value(mask, decode)) or 0.0))
         ratio, fixed = fast / other, sheet.names.figures.fixed

@@ -260,8 +260,8 @@ GERMAN = {
     "mindestens so viel des Modells null ist, besser als der beste echte Schnitt. Bei der größten: {mask}, {zeros} "
     "Nullen, {kept}; {cut}, {removed} entfernt, {reached}. Nullen lassen das Modell so groß, wie es war.",
     "d_versus_size": "{quality}, {cut} gegen {mask} bei gleicher Größe (der entfernte Anteil und der nächste Anteil "
-    "von Nullen, der nicht kleiner ist): {mask} ist bei {count} von {all} Größen besser: {pairs}. Auf der Platte "
-    "belegt {cut} bei diesen Größen {small}, {mask} {large}.",
+    "von Nullen, der nicht kleiner ist; je die beste Zeile): {mask} ist bei {count} von {all} Größen besser: {pairs}. "
+    "Auf der Platte belegt {cut} bei diesen Größen {small}, {mask} {large}.",
     "d_versus_pair": "{removed} entfernt {reached}, {zeros} Nullen {kept}",
     "d_versus_speed": "{quality}, bei gleicher Geschwindigkeit, so nahe gemessen wurde: {cut} decodiert mit dem "
     "{fast}-Fachen des dichten Modells, {mask} mit dem {other}-Fachen; das eine durch das andere ist {ratio} "

@@ -253,8 +253,8 @@ ENGLISH = {
     "better than the best real cut at {count} of {all} sizes. At the largest: {mask}, {zeros} zeros, {kept}; {cut}, "
     "{removed} removed, {reached}. Zeros leave the model as large as it was.",
     "d_versus_size": "{quality}, {cut} against {mask} at equal size (the share removed, and the next share of zeros "
-    "that is no smaller): {mask} is better at {count} of {all} sizes: {pairs}. On disk {cut} takes {small} at these "
-    "sizes, {mask} {large}.",
+    "that is no smaller; the best row of each): {mask} is better at {count} of {all} sizes: {pairs}. On disk {cut} "
+    "takes {small} at these sizes, {mask} {large}.",
     "d_versus_pair": "{removed} removed {reached}, {zeros} zeros {kept}",
     "d_versus_speed": "{quality}, at equal speed, as near as was timed: {cut} decodes at {fast} times dense, {mask} at "
     "{other}; the one over the other is {ratio} (95 % interval {low} to {high}), and the interval {verdict}. They come "
