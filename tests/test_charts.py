@@ -2,77 +2,18 @@
 
 import json
 import math
-from html import unescape
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from core import charts, charts_recovery, charts_runs, charts_style
+from core import charts
 from core.charts_style import OKABE_ITO, method_colour, method_symbol
-from core.experiment import Experiment
-
-TASK = {"limit": 100, "shots": 0, "harness": "0.4.13"}
-TEXT = {"corpus": "passages", "split": "heldout", "window": 512, "bos": False}
-
-
-def run_row(run_id, method, ratio=None, removed=None, kind=None, name="", experiment=""):
-    kind = None if method is None else kind or ("mask" if method in ("wanda", "magnitude") else "width")
-    before = 134_515_008
-    removed = removed if removed is not None else (None if method is None else ratio * 0.6)
-    after = before if kind in (None, "mask") else int(before * (1 - removed))
-    return {
-        "id": run_id, "name": name, "state": "COMPLETE", "method": method, "kind": kind, "ratio": ratio,
-        "achieved_model_ratio": removed, "params_before": before, "params_after": after, "experiment": experiment,
-    }  # fmt: skip
-
-
-def metric_row(run_id, task, metric, value, stderr=None, protocol=None, stage="pruned", n=100):
-    protocol = protocol or (TEXT if metric == "perplexity" else TASK)
-    text = json.dumps(protocol, sort_keys=True)
-    return {
-        "run_id": run_id, "stage": stage, "task": task, "metric": metric, "value": value, "stderr": stderr, "n": n,
-        "protocol": text, "protocol_key": str(abs(hash(text)))[:8],
-    }  # fmt: skip
-
-
-def study():
-    """Dense, two Taylor ratios, one Wanda; perplexity and two tasks."""
-    runs = pd.DataFrame(
-        [
-            run_row("dense-1", None, name="dense"),
-            run_row("taylor-30", "taylor", 0.3, 0.169),
-            run_row("taylor-20", "taylor", 0.2, 0.106),
-            run_row("wanda-50", "wanda", 0.5, 0.39),
-        ]
-    )
-    values = {
-        "dense-1": (26.2, 0.3, 0.65, 0.48),
-        "taylor-30": (78.5, 1.2, 0.57, 0.5),
-        "taylor-20": (44.0, 0.6, 0.6, 0.51),
-        "wanda-50": (40.1, 0.5, 0.61, 0.49),
-    }
-    rows = []
-    for run_id, (ppl, err, piqa, wino) in values.items():
-        rows += [
-            metric_row(run_id, "perplexity/passages", "perplexity", ppl, err, n=40_000),
-            metric_row(run_id, "piqa", "acc", piqa, math.sqrt(piqa * (1 - piqa) / 99)),
-            metric_row(run_id, "winogrande", "acc", wino, math.sqrt(wino * (1 - wino) / 99)),
-        ]
-    return runs, pd.DataFrame(rows), dict.fromkeys(runs["id"], "dense-1")
+from tests.chart_rows import TEXT, metric_row, quality, run_row, study, traces
 
 
 @pytest.fixture
 def table():
     return charts.points(*study())
-
-
-def traces(figure, name=None):
-    return [trace for trace in figure.data if trace.mode and "markers" in trace.mode and name in (None, trace.name)]
-
-
-def quality(table, task, metric="acc"):
-    return next(q for q in charts.qualities(table) if q.task == task and q.metric == metric)
 
 
 def test_points_carry_the_difference_to_dense_and_its_standard_error(table):
@@ -293,12 +234,6 @@ def test_columns_without_any_number_are_named():
     assert charts.without_numbers(numbers) == ["Δ perplexity, passages", "Δ piqa acc", "Δ winogrande acc"]
 
 
-def test_runs_of_one_name_are_told_apart():
-    runs = pd.DataFrame([run_row("x-aaaa", "l1", 0.2, name="same"), run_row("x-bbbb", "l1", 0.3, name="same")])
-    metrics = pd.DataFrame([metric_row(r, "piqa", "acc", 0.5) for r in runs["id"]])
-    assert set(charts.points(runs, metrics, {})["label"]) == {"same · aaaa", "same · bbbb"}
-
-
 def test_an_empty_store_gives_empty_points():
     empty = charts.points(pd.DataFrame(), pd.DataFrame(), {})
     assert empty.empty
@@ -471,29 +406,6 @@ def test_protocols_whose_words_are_alike_are_told_apart_by_their_counts():
     assert words == ["heldout, 100 tokens", "heldout, 2,000 tokens", "train"]
 
 
-def test_long_labels_lose_what_others_have_too_and_stay_apart():
-    own = ("10 %", "22 %")
-    labels = [
-        f"Optimal Brain Surgeon, {size}, layers 4–25, target model, {kind}" for size in own for kind in ("LoRA", "KD")
-    ]
-    labels += ["Taylor, 20 %, layers 4–25, target model", "Taylor, 20 %, layers 4–25"]
-    cut = charts_style.distinct(labels, 34)
-    assert cut == [
-        "Optimal Brain Surgeon, 10 %…LoRA", "Optimal Brain Surgeon, 10 %…KD",
-        "Optimal Brain Surgeon, 22 %…LoRA", "Optimal Brain Surgeon, 22 %…KD",
-        "Taylor, 20 %…target model", "Taylor, 20 %, layers 4–25",
-    ]  # fmt: skip
-    assert charts_style.distinct(["a" * 99, "b, " * 40, "", "a" * 99], 20) == [
-        "a" * 10 + "…" + "a" * 9, "b…b, b, b, b, b, b…", "", "a" * 10 + "…" + "a" * 9
-    ]  # fmt: skip
-    for label in [*labels, "one", "x" * 200, "words " * 40, "a <b> & $c$ " * 9]:
-        lines = unescape(charts_style.two_lines(label)).split("<br>")
-        assert len(lines) <= 2
-        assert all(len(line) <= 34 and not line.startswith("%") for line in lines)
-    assert charts_style.two_lines(labels[1]).endswith("KD")
-    assert charts_style.two_lines("a <b>") == "a &lt;b&gt;"
-
-
 def test_every_value_of_a_protocol_is_shown_and_hashes_are_cut_short():
     from core.charts_words import whole_protocol
 
@@ -527,173 +439,3 @@ def test_values_measured_beside_other_work_carry_a_sign_and_are_named_once() -> 
         "quartiles of the repetitions 1.0 to 2.0",
         "disturbed: other programs kept 1.0 of 2 cores busy",
     ]
-
-
-def recovered_study():
-    """The study, Taylor 30 % judged again after LoRA."""
-    runs, metrics, baselines = study()
-    later = [
-        metric_row("taylor-30", "perplexity/passages", "perplexity", 33.0, 0.5, stage="recovered", n=40_000),
-        metric_row("taylor-30", "piqa", "acc", 0.61, 0.049, stage="recovered"),
-    ]
-    return runs, pd.concat([metrics, pd.DataFrame(later)], ignore_index=True), baselines
-
-
-def test_a_recovered_value_stands_beside_the_one_before_and_the_gain_between():
-    table = charts.points(*recovered_study())
-    assert table["before"].notna().sum() == 2
-    rows = charts_recovery.gains(table)
-    assert rows["run_id"].tolist() == ["taylor-30", "taylor-30"]
-    one = rows[rows["metric"] == "perplexity"].iloc[0]
-    assert (one["before"], one["value"], one["gain"]) == (78.5, 33.0, -45.5)
-    assert one["gain_stderr"] == pytest.approx(math.hypot(1.2, 0.5))
-    assert one["regained"] == pytest.approx(45.5 / (78.5 - 26.2))
-    ppl = quality(table, "perplexity/passages", "perplexity")
-    assert charts_recovery.gain_words(one, ppl, "▲") == "−45.50 ± 1.30 ▲"
-    assert charts_recovery.interval_words(one, ppl) == ""  # not on the same documents
-    q = quality(table, "piqa", "acc")
-    assert charts_recovery.gain_marks(rows, [ppl, q]) == {("taylor-30", ppl.key): "▲"}
-    assert charts_recovery.gain_marks(rows, [ppl, q], tasks=True) == {("taylor-30", ppl.key): "▲"}  # within chance
-    assert charts_recovery.regained_words(one, ppl) == "87 %"
-
-
-def test_gains_on_the_same_documents_replace_those_of_independent_values():
-    table = charts.points(*recovered_study())
-    gained = pd.DataFrame(
-        [("taylor-30", "piqa", "acc", "", "taylor-30", 100, 0.01, 0.002)],
-        columns=["run_id", "task", "metric", "text", "baseline", "n", "paired_stderr", "paired_p"],
-    )
-    rows = charts_recovery.gains(table, gained)
-    one = rows[rows["metric"] == "acc"].iloc[0]
-    assert (one["gain_stderr"], one["gain_p"], bool(one["gain_paired"])) == (0.01, 0.002, True)
-    q = quality(table, "piqa", "acc")
-    assert charts_recovery.gain_words(one, q) == "+4.0 ± 1.0 points"
-    assert charts_recovery.interval_words(one, q) == "+2.0 to +6.0 points"
-    assert charts_recovery.gain_marks(rows, [q]) == {}  # single tasks are marked where that is asked for
-    marks = charts_recovery.gain_marks(rows, [q], tasks=True)
-    assert marks == {("taylor-30", q.key): "▲"}
-    numbers, texts = charts_recovery.gains_table(rows, q, marks)
-    assert texts.loc["taylor-30"].tolist()[1:] == [
-        "65.0 ± 4.8 %", "57.0 ± 5.0 %", "61.0 ± 4.9 %", "+4.0 ± 1.0 points ▲", "+2.0 to +6.0 points", "50 %",
-    ]  # fmt: skip
-    assert numbers.loc["taylor-30", "Gain"] == pytest.approx(0.04)
-
-
-def test_runs_without_recovery_have_no_gains(table):
-    assert charts_recovery.gains(table).empty
-    assert charts_recovery.gain_marks(charts_recovery.gains(table), charts.qualities(table)) == {}
-    assert charts_recovery.gains(table.iloc[:0]).empty
-
-
-def test_before_and_after_are_drawn_hollow_and_filled_with_dense_dashed():
-    table = charts.points(*recovered_study())
-    ppl = quality(table, "perplexity/passages", "perplexity")
-    chart = charts_recovery.gain_dots(charts_recovery.gains(table), ppl)
-    named = {trace.name: trace for trace in chart.data if trace.name}
-    assert (named["pruned"].x[0], named["recovered"].x[0]) == (78.5, 33.0)
-    assert "open" in named["pruned"].marker.symbol
-    assert "open" not in named["recovered"].marker.symbol
-    assert named["recovered"].customdata[0][0] == "taylor-30"
-    assert chart.layout.shapes[0].x0 == 26.2
-    assert "78.50 ± 1.20 to 33.00 ± 0.50" in charts.alt(chart)
-
-
-def test_other_charts_show_where_a_recovered_run_stood_before_and_their_axis_holds_it():
-    table = charts.points(*recovered_study())
-    ppl = quality(table, "perplexity/passages", "perplexity")
-    for chart in (charts.tradeoff(table, ppl), charts.ratio_curve(table, ppl)):
-        (early,) = [trace for trace in chart.data if trace.mode == "lines+markers"]
-        assert list(early.y) == [78.5, 33.0]
-        low, high = chart.layout.yaxis.range
-        assert low < 26.2
-        assert high > 78.5
-
-
-def series_of(recoveries: list[dict[str, Any] | None], **pruning: Any) -> list[str]:
-    cut = {"method": "taylor", "ratio": 0.34, **pruning}
-    texts = [Experiment.parse({"pruning": cut, "recovery": recovery}).to_yaml() for recovery in recoveries]
-    return charts_runs.series_names(pd.DataFrame({"method": "taylor", "experiment": texts}))
-
-
-def test_runs_of_one_method_with_and_without_recovery_are_two_lines():
-    data = {"path": "/data/rows.jsonl", "format": "chat"}
-    full = {"kind": "distillation", "full_weights": True, "epochs": 1}
-    assert series_of([None, {"kind": "lora", "epochs": 4, "data": data}]) == ["taylor", "taylor, LoRA"]
-    assert series_of([None, {"kind": "lora"}, {"kind": "lora", "data": data}, {"kind": "lora", "epochs": 4}, full]) == [
-        "taylor",
-        "taylor, LoRA, epochs 2.0",
-        "taylor, LoRA, on rows.jsonl, epochs 2.0",
-        "taylor, LoRA, epochs 4.0",
-        "taylor, distilled",
-    ]
-
-
-def test_what_all_names_begin_with_is_left_out_of_labels():
-    def labels(*names: str) -> list[str]:
-        rows = [run_row(f"r{place}", "l1", 0.1 * place + 0.1, name=name) for place, name in enumerate(names)]
-        return charts_runs.describe_runs(pd.DataFrame([*rows, run_row("d", None, name="Mine: dense")]))[
-            "label"
-        ].tolist()
-
-    assert labels("Mine: of: L1 10 %", "Mine: of: L1 20 %") == ["L1 10 %", "L1 20 %", "Mine: dense"]
-    assert labels("Mine: L1 10 %", "Yours: L1 20 %") == ["Mine: L1 10 %", "Yours: L1 20 %", "Mine: dense"]
-    assert labels("Mine: L1 10 %") == ["Mine: L1 10 %", "Mine: dense"]
-
-
-def test_the_usual_goes_without_saying_and_lines_keep_apart():
-    runs = [
-        {"pruning": {"method": "obs", "ratio": 0.2}},
-        {"pruning": {"method": "obs", "ratio": 0.2, "reconstruct": True}},
-        {"pruning": {"method": "obs", "ratio": 0.2, "target": "model"}},
-        {"pruning": {"method": "obs", "ratio": 0.2, "layers": [4, 25], "reconstruct": True}},
-        {"pruning": {"method": "wanda", "ratio": 0.5}},
-        {"pruning": {"method": "wanda", "pattern": "2:4"}},
-        {"pruning": {"method": "taylor", "ratio": 0.2}},
-        {"pruning": {"method": "taylor", "ratio": 0.2, "options": {"order": "mixed"}}},
-    ]
-    texts = [Experiment.parse(each).to_yaml() for each in runs]
-    methods = [each["pruning"]["method"] for each in runs]
-    assert charts_runs.series_names(pd.DataFrame({"method": methods, "experiment": texts})) == [
-        "obs, all layers",
-        "obs, all layers, refitted",
-        "obs, all layers, of the whole model",
-        "obs, layers 4–25, refitted",
-        "wanda",
-        "wanda, 2:4",
-        "taylor",
-        "taylor, mixed",
-    ]
-
-
-POINTS = [
-    {"step": 0, "seconds": 0.0, "tokens": 0, "loss": None, "rate": 0.0, "validation": 7.5},
-    {"step": 1, "seconds": 12.0, "tokens": 473, "loss": 6.0, "rate": 1e-4, "validation": None},
-    {"step": 9, "seconds": 60.0, "tokens": 4000, "loss": 5.0, "rate": 1e-5, "validation": 5.6},
-]
-
-
-def test_the_curve_of_a_training_has_loss_and_validation_where_each_was_measured():
-    chart = charts_recovery.training_curve(POINTS)
-    loss, held = chart.data
-    assert list(loss.x) == [1, 9]
-    assert list(held.y) == [7.5, 5.6]
-    assert "7.500 at step 0 to 5.600 at step 9" in charts.alt(chart)
-    assert charts_recovery.curve_table(POINTS)["minutes"].tolist() == [0.0, 0.2, 1.0]
-
-
-@pytest.mark.parametrize("points", [[], [{"step": None}], [{"step": 1, "loss": float("nan")}]])
-def test_a_curve_without_values_is_drawn_empty(points):
-    assert charts.alt(charts_recovery.training_curve(points)).endswith("No points yet.")
-
-
-def test_drift_of_a_recovered_model_stands_beside_what_it_was():
-    from core.charts_layers import layer_drift
-
-    before, after = (
-        {"layers": [{"layer": i, "error": error * (i + 1), "stderr": 0.01} for i in range(3)]} for error in (0.2, 0.1)
-    )
-    chart = layer_drift(after, "taylor", before=before)
-    named = {trace.name: trace for trace in chart.data if trace.showlegend is not False}
-    assert list(named["before recovery"].y) == pytest.approx([0.2, 0.4, 0.6])
-    assert list(named["recovered"].y) == pytest.approx([0.1, 0.2, 0.3])
-    assert named["before recovery"].line.dash == "dot"

@@ -9,7 +9,7 @@ import pytest
 
 from core import charts
 from core.charts_style import delta_words
-from tests.test_charts import metric_row, quality, run_row, study, traces
+from tests.chart_rows import metric_row, quality, run_row, study, traces
 
 SPEED = {"batch": 1, "device": "cpu"}
 
