@@ -47,10 +47,11 @@ class Queueing(Protocol):
 
 @dataclass(frozen=True)
 class StudyPreview:
-    """What a study would do. `rows`: name, seconds, disk_bytes, memory_bytes, done, keeps, problem.
+    """What a study would do. `rows`: key, name, seconds, disk_bytes, memory_bytes, done, keeps, problem.
 
-    done: id of a complete run that computes the same, or ''. keeps: whether it is to keep its weights; None where there
-    are none of its own.
+    key: as in `StudyStatus.rows`; '' for what cannot work anywhere. done: id of a complete run that computes the same,
+    or stands for it in the study, wherever that was; ''. keeps: whether it is to keep its weights; None where there are
+    none of its own. problem: why it cannot run here; '' for what is done.
     Totals are of what is still to do; a problem is a reason why a run is left out. seconds: by the clock, with
     `at_once` runs side by side (each GPU takes one). money: for those seconds; None without a price.
     shared: what several of its runs need and is computed once, a sentence each.
@@ -69,7 +70,7 @@ class StudyPreview:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """Where a study stands. `rows`: name, state, run_id (or ''); `counts`: runs by state."""
+    """Where a study stands. `rows`: key (no two alike), name, state, run_id (or ''); `counts`: runs by state."""
 
     rows: pd.DataFrame
     counts: dict[str, int]
@@ -153,22 +154,27 @@ class Studies:
         expansion = expand(study)
         rows: list[dict[str, Any]] = []
         basis, wanted = "", set()
+        self._store.sync(self._home)
+        complete = {run.key: run_id for run, run_id, state in self._matched(study) if state == "COMPLETE"}
         for run in expansion.runs:
             found = self._preview(run.experiment)
             wanted.add(run.experiment.device)
             basis = basis or found.seconds_basis
             works = not found.problems
+            done = complete.get(run.key) or found.identical or ""
+            problems = [] if done else dict.fromkeys(str(problem) for problem in found.problems)
             rows.append({
+                "key": run.key,
                 "name": run.name,
                 "seconds": found.seconds if works else 0.0,
                 "disk_bytes": found.disk_bytes if works else 0,
                 "memory_bytes": found.memory_bytes if works else 0,
-                "done": found.identical or "",
+                "done": done,
                 "keeps": run.experiment.save_model if weighs(run.experiment) else None,
-                "problem": " ".join(str(problem) for problem in found.problems),
+                "problem": " ".join(problems),
             })  # fmt: skip
         for left in expansion.left_out:
-            nothing = {"seconds": 0.0, "disk_bytes": 0, "memory_bytes": 0, "done": "", "keeps": None}
+            nothing = {"key": "", "seconds": 0.0, "disk_bytes": 0, "memory_bytes": 0, "done": "", "keeps": None}
             rows.append({"name": left.name, **nothing, "problem": f"{left.place}: {left.reason}"})
         frame = pd.DataFrame(rows)
         ahead = frame[(frame["done"] == "") & (frame["problem"] == "")]
@@ -190,7 +196,8 @@ class Studies:
 
     @full_disk_told()
     def queue(self, study: Study, by: Queueing | None = None) -> list[str]:
-        """Queue what no run that is complete, runs or waits has computed; returns the new ids, in order.
+        """Queue what no run that is complete, runs or waits has computed, here or where the study was imported from;
+        returns the new ids, in order.
 
         So a study that was stopped, or failed in part, goes on by being queued again. What cannot work is left out;
         ExperimentError if nothing can. The study is kept in the home.
@@ -201,7 +208,10 @@ class Studies:
         problems: list[Problem] = []
         works = False
         foreign = study_came(self._home, study.id)
-        for run in expand(study).runs:
+        for run, _, state in self._matched(study):
+            if state in _THERE:
+                works = True
+                continue
             setting, wrong = _settled(distrusted(run.experiment) if foreign else run.experiment)
             problems += wrong
             if setting is None:
@@ -244,8 +254,8 @@ class Studies:
         self._store.sync(self._home)
         rows = []
         for run, run_id, state in self._matched(study):
-            rows.append({"name": run.name, "state": state, "run_id": run_id})
-        frame = pd.DataFrame(rows, columns=["name", "state", "run_id"])
+            rows.append({"key": run.key, "name": run.name, "state": state, "run_id": run_id})
+        frame = pd.DataFrame(rows, columns=["key", "name", "state", "run_id"])
         return StudyStatus(frame, dict(Counter(frame["state"])))
 
     def run_ids(self, study: Study) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from core import origins
 from core.__main__ import main
-from core.errors import InputError
+from core.errors import InputError, Problem
 from core.evaluation.outcomes import write_samples
 from core.experiment import Experiment
 from core.jobs.letters import Letters
@@ -177,6 +178,31 @@ def test_an_import_names_all_devices_and_versions_of_its_runs(
     shutil.rmtree(there.home / "runs" / RUNS[1])  # a later file brings it, as it is now
     again = there.travel.take_in(packed(here, study, tmp_path))
     assert (set(again.devices), dict(again.packages)) == (set(came.devices), dict(came.packages))
+
+
+def test_what_came_complete_is_neither_made_again_nor_left_out(
+    here: Service, there: Service, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Queued(list[str]):
+        def enqueue(self, run_id: str, **_: Any) -> None:
+            self.append(run_id)
+
+        def cancel(self, run_id: str) -> None:
+            raise AssertionError(run_id)
+
+    there.travel.take_in(packed(here, study, tmp_path))
+    found = there.studies.preview(study)  # the runs came from a T4: here they would have another hash
+    assert (found.to_do, sum(found.rows["done"] != "")) == (2, 2)
+    queue = Queued()
+    assert there.studies.queue(study, queue) == queue
+    methods = [there.run_detail(run_id).experiment for run_id in queue]
+    assert [each.pruning.method for each in methods if each and each.pruning] == ["taylor", "wanda"]
+
+    problem = Problem("evaluation", "It cannot be had here.")
+    look = there.studies._preview
+    monkeypatch.setattr(there.studies, "_preview", lambda one: replace(look(one), problems=[problem, problem]))
+    rows = there.studies.preview(study).rows
+    assert rows["problem"].tolist() == ["", "", str(problem), str(problem)]  # said once each
 
 
 def test_weights_and_logs_stay_where_they_are(here: Service, there: Service, study: Study, tmp_path: Path) -> None:

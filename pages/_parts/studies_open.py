@@ -218,7 +218,7 @@ def _set_price(service: Service) -> None:
 
 def _runs(service: Service, study: Any, preview: Any, status: Any) -> None:
     rows = preview.rows
-    works = rows[rows["problem"] == ""].merge(status.rows, on="name", how="left")
+    works = rows[rows["problem"] == ""].merge(status.rows.drop(columns="name"), on="key", how="left")
     out = rows[rows["problem"] != ""]
     st.html(f'<h2 class="esp-section">Runs<span>{len(works)}</span></h2>')
     if not works.empty:
@@ -227,9 +227,9 @@ def _runs(service: Service, study: Any, preview: Any, status: Any) -> None:
             {
                 "name": [str(name).removeprefix(f"{study.name}: ") for name in works["name"]],
                 "state": [runs_text.state_word(state) for state in works["state"].fillna("NOT QUEUED")],
-                "time": [theme.duration(seconds) for seconds in works["seconds"]],
-                "disk": [theme.size(count) for count in works["disk_bytes"]],
-                "memory": [theme.size(count) for count in works["memory_bytes"]],
+                "time": [theme.duration(seconds) if seconds else "–" for seconds in works["seconds"]],
+                "disk": [theme.size(count) if count else "–" for count in works["disk_bytes"]],
+                "memory": [theme.size(count) if count else "–" for count in works["memory_bytes"]],
                 "weights": studies_keep.words(service, runs_text.records(works)),
             }
         )

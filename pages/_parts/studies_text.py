@@ -34,7 +34,9 @@ def progress_html(counts: Mapping[str, int], left: str = "") -> str:
 def cost_facts(preview: Any) -> list[tuple[str, str]]:
     """What is still to do, as pairs of a word and a value."""
     if not preview.to_do:
-        return [("left to do", "nothing: every run is complete")]
+        out = int((preview.rows["problem"] != "").sum())
+        why = f"{out} of its runs cannot run here, as said below" if out else "every run is complete"
+        return [("left to do", f"nothing: {why}")]
     runs = "1 run" if preview.to_do == 1 else f"{preview.to_do} runs"
     rows = [
         ("left to do", runs),

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -207,6 +209,24 @@ def test_an_imported_study_says_where_it_was_measured_and_goes_as_one(
     assert not app.exception
     assert service.runs().empty
     assert "far-away" not in [study.id for study in service.studies.all()]
+
+
+def test_runs_of_one_name_are_a_row_each(service: Service) -> None:
+    twice = "name: Twice\ngrid: {device: [auto, cpu], pruning.method: [l1], pruning.ratio: [0.34]}"
+    service.studies.save(service.studies.read(twice))
+    app = page("twice")
+    names = list(app.dataframe[0].value["name"])
+    assert len(names) == service.studies.count(service.studies.find("twice")) == 4
+    assert names[0] == names[1]  # the dense model, once for each device
+    assert "Runs<span>4</span>" in html(app)
+
+
+def test_what_is_left_to_do_is_said_also_where_it_cannot_be_done_here() -> None:
+    rows = pd.DataFrame({"problem": ["", ""]})
+    done = SimpleNamespace(to_do=0, rows=rows)
+    assert say.cost_facts(done) == [("left to do", "nothing: every run is complete")]
+    rows.loc[1, "problem"] = "It cannot be had here."
+    assert say.cost_facts(done) == [("left to do", "nothing: 1 of its runs cannot run here, as said below")]
 
 
 def test_a_study_that_is_not_there_leads_back(service: Service) -> None:
