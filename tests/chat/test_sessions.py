@@ -37,7 +37,7 @@ def test_two_sessions_are_answered_at_once_in_equal_shares_and_end_nothing_of_ea
     (theirs,) = asked.answers
     assert eventually(lambda: all(answer.tokens for answer in (*wants.answers, theirs)))
     before = [sum(answer.tokens for answer in wants.answers), theirs.tokens]
-    assert eventually(lambda: theirs.tokens > before[1] + 200)
+    assert eventually(lambda: theirs.tokens > before[1] + 400)  # what is on its way of either is a part of that
     made = [sum(answer.tokens for answer in wants.answers) - before[0], theirs.tokens - before[1]]
     assert 0.5 < made[0] / made[1] < 2  # as much for one answer as for the other session's two together
 
